@@ -1,0 +1,103 @@
+"""Work in a fresh child process, so that a crash, a hang or a memory hog ends in a sentence.
+
+The child is a new interpreter (`python -m onnxprune.runtime.child_main`), not a fork and not multiprocessing's spawn:
+nothing of the parent's state leaks into it, and the caller's script isn't run a second time.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from onnxprune.errors import OnnxPruneError, RefusedError
+
+REQUEST, REPLY = "request.pickle", "reply.pickle"
+MEGABYTE = 1 << 20
+
+
+class RuntimeFailure(RefusedError):
+    """Work in a child process crashed, hung or ran out of memory; the message says which."""
+
+
+def memory_limit_note() -> str | None:
+    """The sentence that belongs into every report where this system can't limit a child's memory, else None."""
+    if sys.platform.startswith("linux"):
+        return None
+    return f"{sys.platform} offers no memory limit for a child process: models ran with a timeout only"
+
+
+def run_in_child(
+    function: Callable, /, *args: object, memory_mb: int | None = None, timeout_s: float, **kwargs: object
+) -> object:
+    """Call `function(*args, **kwargs)` in a fresh process and return what it returns.
+
+    `function`, its arguments and its result must be picklable and importable by name (nothing from `__main__`).
+    `memory_mb` bounds what the child may take beyond its size at the start (address space; Linux only, see
+    `memory_limit_note`), `timeout_s` its life in seconds.
+
+    Raises: the function's own OnnxPruneError; RuntimeFailure for everything else that goes wrong.
+    """
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as name:
+        folder = Path(name)
+        request = {"function": function, "args": args, "kwargs": kwargs, "memory_mb": memory_mb, "timeout_s": timeout_s}
+        (folder / REQUEST).write_bytes(pickle.dumps(request, protocol=pickle.HIGHEST_PROTOCOL))
+        with (folder / "stderr.txt").open("wb") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "onnxprune.runtime.child_main", name],
+                stdin=subprocess.DEVNULL,
+                stdout=stderr,
+                stderr=stderr,
+                env=_child_environment(),
+            )
+            try:
+                code = process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                raise RuntimeFailure(f"was stopped after {timeout_s:g} s without a result") from None
+            finally:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+        reply = folder / REPLY
+        if code != 0 or not reply.exists():
+            raise _with_note(
+                RuntimeFailure(_death(code, memory_mb)), (folder / "stderr.txt").read_text(errors="replace")
+            )
+        kind, value, note = pickle.loads(reply.read_bytes())
+    if kind == "result":
+        return value
+    if kind == "error" and isinstance(value, OnnxPruneError):
+        raise _with_note(value, note)
+    raise _with_note(RuntimeFailure(value), note)
+
+
+def _child_environment() -> dict[str, str]:
+    """The parent's environment with its module search path, so that the child imports the same code."""
+    path = [str(Path(entry or ".").resolve()) for entry in sys.path]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+
+
+def _death(code: int, memory_mb: int | None) -> str:
+    """What an exit code without a reply means, as the end of a sentence that starts with what ran."""
+    limit = f" (its memory limit was {memory_mb} MB)" if memory_mb else ""
+    if code >= 0:
+        return f"ended with exit code {code} and no result{limit}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    if name == "SIGKILL":
+        return f"was killed by the system (SIGKILL), most likely for lack of memory{limit}"
+    return f"crashed ({name}){limit}"
+
+
+def _with_note(error: OnnxPruneError, note: str) -> OnnxPruneError:
+    """The error with the child's own words attached; only a traceback shows them."""
+    if note.strip():
+        error.add_note("in the child process:\n" + note.strip()[-4000:])
+    return error

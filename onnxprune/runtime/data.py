@@ -1,0 +1,119 @@
+"""Data sets for validation: named input arrays with their targets, from a file or from a Python object."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import os
+import sys
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from onnxprune.errors import DataError
+
+TARGETS = "targets"
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Samples and what is right for them: inputs {input name: array [n, ...]}, targets [n, ...]."""
+
+    inputs: Mapping[str, np.ndarray]
+    targets: np.ndarray
+    name: str = "data"
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(array) for name, array in {**self.inputs, TARGETS: self.targets}.items()}
+        if not self.inputs or len(set(lengths.values())) != 1 or not len(self.targets):
+            counts = ", ".join(f"{name}: {count}" for name, count in lengths.items())
+            raise DataError(f"{self.name}: inputs and targets need the same number of samples, at least one ({counts})")
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name}{list(array.shape)}" for name, array in self.inputs.items())
+        return f"Dataset({self.name}: {shapes} -> {list(self.targets.shape)})"
+
+
+def load_dataset(reference: str | Path | Dataset) -> Dataset:
+    """A data set from a .npz file (arrays named as the model's inputs, and `targets`) or from "module:object".
+
+    The object, called if it can be, is a Dataset or a pair (inputs, targets), inputs being an array or a dict of them.
+    Raises: DataError.
+    """
+    if isinstance(reference, Dataset):
+        return reference
+    text = str(reference)
+    if text.endswith(".npz"):
+        return _load_npz(Path(reference))
+    if ":" not in text:
+        raise DataError(f"{text!r} names no data: give a .npz file or a Python object as module:function")
+    value = resolve(text)
+    value = value() if callable(value) else value
+    if isinstance(value, Dataset):
+        return value
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise DataError(f"{text} gives {type(value).__name__}: return a Dataset or a pair (inputs, targets)")
+    inputs, targets = value
+    if not isinstance(inputs, Mapping):
+        inputs = {"input": inputs}
+    return Dataset({name: np.asarray(array) for name, array in inputs.items()}, np.asarray(targets), text)
+
+
+def resolve(reference: str) -> object:
+    """The Python object that "module:attribute" names; modules in the working folder are found too.
+
+    Raises: DataError naming what couldn't be found.
+    """
+    module_name, _, attribute = reference.partition(":")
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        value: object = importlib.import_module(module_name)
+    except ImportError as error:
+        raise DataError(
+            f"{reference}: can't import {module_name!r} ({error}); run from its folder or install it"
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(value, part):
+            raise DataError(f"{reference}: {module_name!r} has no {attribute!r}")
+        value = getattr(value, part)
+    return value
+
+
+def sample_hashes(dataset: Dataset) -> set[str]:
+    """sha256 of each sample's inputs (name, type, shape and bytes), to see whether two data sets share a sample."""
+    names = sorted(dataset.inputs)
+    arrays = [np.ascontiguousarray(dataset.inputs[name]) for name in names]
+    heads = [f"{name} {array.dtype.str} {array.shape[1:]}".encode() for name, array in zip(names, arrays, strict=True)]
+    hashes = set()
+    for index in range(len(dataset)):
+        digest = hashlib.sha256()
+        for head, array in zip(heads, arrays, strict=True):
+            digest.update(head + array[index].tobytes())
+        hashes.add(digest.hexdigest())
+    return hashes
+
+
+def _load_npz(path: Path) -> Dataset:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except FileNotFoundError as error:
+        raise DataError(f"{path} doesn't exist: give a .npz file with the model's inputs and {TARGETS!r}") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: not a readable .npz file ({error})") from error
+    if TARGETS not in arrays or len(arrays) < 2:
+        raise DataError(
+            f"{path} holds {', '.join(sorted(arrays)) or 'nothing'}: name one array {TARGETS!r}, the others as inputs"
+        )
+    targets = arrays.pop(TARGETS)
+    if any(array.ndim == 0 for array in (targets, *arrays.values())):
+        raise DataError(f"{path}: every array needs the samples on its first axis")
+    return Dataset(arrays, targets, path.name)

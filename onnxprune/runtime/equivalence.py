@@ -1,0 +1,251 @@
+"""Do two models compute the same function? Outputs compared on random, border, large and real inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from onnxprune.errors import DataError, ModelError, NotEquivalentError
+from onnxprune.runtime.feeds import SIZE_PAIRS, Feed, random_feeds, read_inputs
+from onnxprune.runtime.session import SessionSettings, open_session, run_session
+
+__all__ = ["Equivalence", "compare_outputs", "prove", "random_feeds", "require"]
+
+Outputs = Mapping[str, np.ndarray] | Sequence[np.ndarray] | np.ndarray
+Runnable = Callable[[Feed], Outputs] | str | Path | bytes
+TOLERANCE = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class Equivalence:
+    """How far a candidate's outputs are from a reference's, over all feeds and outputs.
+
+    max_error: largest absolute difference; range: spread (largest minus smallest) of the reference output where
+    error_over_range, the largest ratio of the two, was found; snr_db: lowest ratio of signal to error in dB, None when
+    nothing differs at all; cosine: lowest cosine between two outputs; agreement: fraction of decisions (argmax over
+    axis 1) that are the same, decisions within the tolerance counting as the same; comparisons: number of pairs of
+    output arrays compared; worst: where the largest ratio was found.
+    """
+
+    max_error: float
+    range: float
+    error_over_range: float
+    snr_db: float | None
+    cosine: float
+    agreement: float
+    tolerance: float
+    comparisons: int
+    passed: bool
+    worst: str = ""
+
+    def __str__(self) -> str:
+        sign = "<=" if self.passed else ">"
+        snr = "identical" if self.snr_db is None else f"SNR {self.snr_db:.0f} dB"
+        return (
+            f"{'equal' if self.passed else 'NOT equal'}: error {self.error_over_range:.1e} of the range {sign} "
+            f"{self.tolerance:.0e} ({snr}, decisions {self.agreement:.1%}, {self.comparisons} comparisons)"
+        )
+
+
+def compare_outputs(
+    reference: Runnable, candidate: Runnable, feeds: Iterable[Feed], *, tolerance: float = TOLERANCE
+) -> Equivalence:
+    """Run both on every feed and compare. A model is run on the CPU without optimisation; a callable gets the feed.
+
+    Callables return one array, a sequence or a dict of arrays; names are compared where both sides have them, else
+    outputs pair up by position. Values that aren't finite must be so on both sides, in the same places.
+    Raises: ModelError (can't be run, outputs of other names, number or shape), DataError (nothing was compared).
+    """
+    settings = SessionSettings(optimization="none")
+    runs = [_runner(side, settings) for side in (reference, candidate)]
+    tally = _Tally(tolerance)
+    for index, feed in enumerate(feeds):
+        tally.add(f"feed {index}", *(run(feed) for run in runs))
+    return tally.result()
+
+
+def prove(
+    reference: str | Path | bytes,
+    candidate: str | Path | bytes,
+    *,
+    tolerance: float = TOLERANCE,
+    batches: Sequence[int] = (1, 7),
+    inputs: Mapping[str, np.ndarray] | None = None,
+    seed: int = 0,
+) -> Equivalence:
+    """Compare two models on the CPU, at optimisation levels none and all, on the feeds of `random_feeds`.
+
+    inputs: real samples per input name, [n, ...]. Dynamic sizes that the samples don't fix get two values each, the
+    first pair that the reference runs on. Nothing is raised for a difference (see `require`).
+    Raises: ModelError, DataError as `compare_outputs`.
+    """
+    feeds = runnable_feeds(reference, batches=batches, inputs=inputs, seed=seed)
+    tally = _Tally(tolerance)
+    for level in ("none", "all"):
+        settings = SessionSettings(optimization=level)
+        runs = [_runner(side, settings) for side in (reference, candidate)]
+        for index, feed in enumerate(feeds):
+            tally.add(f"feed {index} at optimisation level {level}", *(run(feed) for run in runs))
+    return tally.result()
+
+
+def require(equivalence: Equivalence) -> Equivalence:
+    """The same equivalence, or NotEquivalentError if it didn't pass."""
+    if not equivalence.passed:
+        raise NotEquivalentError(
+            f"the models differ by {equivalence.error_over_range:.2e} of the output range at {equivalence.worst}, "
+            f"more than {equivalence.tolerance:.0e}"
+        )
+    return equivalence
+
+
+def runnable_feeds(
+    model: str | Path | bytes,
+    *,
+    batches: Sequence[int] = (1, 7),
+    inputs: Mapping[str, np.ndarray] | None = None,
+    seed: int = 0,
+) -> list[Feed]:
+    """Feeds that `model` runs on: where sizes are dynamic and unknown, the first of SIZE_PAIRS that work.
+
+    Raises: ModelError with what ONNX Runtime said about the last try.
+    """
+    specs = read_inputs(model)
+    names = {size for spec in specs for size in spec.dynamic_sizes}
+    session = open_session(model, SessionSettings(optimization="none"))
+    refusal: ModelError | None = None
+    for pair in SIZE_PAIRS if names and inputs is None else SIZE_PAIRS[:1]:
+        feeds = random_feeds(model, batches, seed, inputs, dict.fromkeys(names, pair))
+        try:
+            for feed in feeds:
+                run_session(session, feed)
+        except ModelError as error:
+            refusal = error
+            continue
+        return feeds
+    sizes = f" at any size tried for {', '.join(sorted(names))}: give real inputs" if names and inputs is None else ""
+    raise ModelError(f"{refusal}{sizes}") from refusal
+
+
+class _Tally:
+    """Gathers pairs of outputs; comparing waits for `result`, as an output of one element has no range of its own."""
+
+    def __init__(self, tolerance: float) -> None:
+        self.tolerance = tolerance
+        self.pairs: list[tuple[str, str, np.ndarray, np.ndarray]] = []
+
+    def add(self, where: str, reference: Outputs, candidate: Outputs) -> None:
+        left, right = _named(reference), _named(candidate)
+        if isinstance(reference, Mapping) and isinstance(candidate, Mapping) and set(left) != set(right):
+            raise ModelError(f"the outputs differ by name: {', '.join(left)} against {', '.join(right)}")
+        if len(left) != len(right):
+            raise ModelError(f"the reference has {len(left)} outputs, the candidate {len(right)}")
+        if not (isinstance(reference, Mapping) and isinstance(candidate, Mapping)):
+            right = dict(zip(left, right.values(), strict=True))
+        for name, expected in left.items():
+            if expected.shape != right[name].shape:
+                raise ModelError(
+                    f"output {name!r} has shape {list(expected.shape)} in the reference and "
+                    f"{list(right[name].shape)} in the candidate at {where}"
+                )
+            self.pairs.append((name, where, expected, right[name]))
+
+    def result(self) -> Equivalence:
+        spreads = self._pooled_spreads()
+        worst = ("", 0.0, 0.0)  # where, ratio, range
+        max_error, snr_db, cosine, same, decisions, comparisons = 0.0, math.inf, 1.0, 0, 0, 0
+        for name, where, expected, actual in self.pairs:
+            finite = np.isfinite(expected)
+            if not finite.any():
+                continue  # nothing to compare: doesn't count as a comparison
+            comparisons += 1
+            x, y = expected[finite], actual[finite]
+            with np.errstate(invalid="ignore", over="ignore"):
+                error = float(np.max(np.abs(x - y), initial=0.0))
+            others = ~finite
+            if not np.array_equal(expected[others], actual[others], equal_nan=True) or not math.isfinite(error):
+                error = math.inf
+            spread = float(np.ptp(x)) or spreads[name] or float(np.max(np.abs(x))) or 1.0
+            if error / spread >= worst[1]:
+                worst = (f"output {name!r}, {where}", error / spread, spread)
+            max_error = max(max_error, error)
+            snr_db = min(snr_db, _snr_db(x, y))
+            cosine = min(cosine, _cosine(x, y))
+            counts = _decisions(expected, actual, self.tolerance * spread)
+            same, decisions = same + counts[0], decisions + counts[1]
+        if not comparisons:
+            raise DataError("nothing was compared: no feed gave an output with a finite value")
+        return Equivalence(
+            max_error=max_error,
+            range=worst[2],
+            error_over_range=worst[1],
+            snr_db=None if snr_db == math.inf else snr_db,
+            cosine=cosine,
+            agreement=same / decisions if decisions else 1.0,
+            tolerance=self.tolerance,
+            comparisons=comparisons,
+            passed=worst[1] <= self.tolerance,
+            worst=worst[0],
+        )
+
+    def _pooled_spreads(self) -> dict[str, float]:
+        """Spread of each output over all feeds together."""
+        bounds: dict[str, tuple[float, float]] = {}
+        for name, _, expected, _ in self.pairs:
+            x = expected[np.isfinite(expected)]
+            if x.size:
+                low, high = bounds.get(name, (math.inf, -math.inf))
+                bounds[name] = (min(low, float(x.min())), max(high, float(x.max())))
+        return {name: high - low for name, (low, high) in bounds.items()}
+
+
+def _runner(side: Runnable, settings: SessionSettings) -> Callable[[Feed], Outputs]:
+    if callable(side):
+        return side
+    session = open_session(side, settings)
+    return lambda feed: run_session(session, feed)
+
+
+def _named(outputs: Outputs) -> dict[str, np.ndarray]:
+    """Outputs as {name: float64 array}; outputs without names are called by their position."""
+    if isinstance(outputs, np.ndarray):
+        outputs = [outputs]
+    items = outputs.items() if isinstance(outputs, Mapping) else ((str(k), value) for k, value in enumerate(outputs))
+    named = {}
+    for name, value in items:
+        array = np.asarray(value)
+        if array.dtype.kind in "OSU":
+            raise ModelError(f"output {name!r} isn't a tensor of numbers: it can't be compared")
+        named[name] = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
+    return named
+
+
+def _snr_db(x: np.ndarray, y: np.ndarray) -> float:
+    noise = float(np.sum(np.abs(x - y) ** 2)) if np.isfinite(y).all() else math.inf
+    signal = float(np.sum(np.abs(x) ** 2))
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal and noise != math.inf else -math.inf
+
+
+def _cosine(x: np.ndarray, y: np.ndarray) -> float:
+    if not np.isfinite(y).all():
+        return -1.0
+    norms = float(np.linalg.norm(x) * np.linalg.norm(y))
+    if norms == 0:
+        return 1.0 if np.array_equal(x, y) else 0.0
+    return min(1.0, float(np.vdot(x, y).real) / norms)
+
+
+def _decisions(expected: np.ndarray, actual: np.ndarray, slack: float) -> tuple[int, int]:
+    """(same, all) decisions along axis 1; another choice is the same one if the reference rates it within `slack`."""
+    if expected.ndim < 2 or expected.shape[1] < 2 or not np.isfinite(expected).all() or np.iscomplexobj(expected):
+        return 0, 0
+    choice = np.expand_dims(np.nan_to_num(actual).argmax(axis=1), 1)
+    rated = np.take_along_axis(expected, choice, axis=1)[:, 0]
+    same = rated >= expected.max(axis=1) - 2 * slack
+    return int(same.sum()), same.size

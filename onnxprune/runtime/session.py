@@ -1,0 +1,218 @@
+"""ONNX Runtime sessions that are what they claim to be: settings, opening, and proof of where every node runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import onnxruntime
+
+from onnxprune.errors import InputError, ModelError, ProviderRefused
+from onnxprune.runtime import cuda
+from onnxprune.runtime.children import RuntimeFailure, run_in_child
+from onnxprune.runtime.environment import conflicting_packages, cores_available, environment
+
+__all__ = [
+    "Placement",
+    "Provider",
+    "RuntimeFailure",
+    "SessionSettings",
+    "conflicting_packages",
+    "environment",
+    "open_session",
+    "placement",
+    "profiled_placement",
+    "run_in_child",
+    "run_session",
+]
+
+Provider = Literal["cpu", "cuda"]
+PROVIDER_NAMES: dict[str, str] = {"cpu": "CPUExecutionProvider", "cuda": cuda.CUDA}
+
+# The operators that make up the work: a session on CUDA that leaves one of these on the CPU isn't one.
+COMPUTE_OPERATORS = frozenset(
+    {"Conv", "ConvTranspose", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvInteger", "MatMulInteger"}
+    | {"QLinearConv", "QLinearMatMul", "Attention", "MultiHeadAttention", "LSTM", "GRU", "RNN"}
+)
+COPY_OPERATORS = frozenset({"MemcpyFromHost", "MemcpyToHost"})
+
+
+@dataclasses.dataclass(frozen=True)
+class SessionSettings:
+    """How a model is run.
+
+    threads: intra-operator threads, 0 for all cores this process may use; optimization: graph optimisation level;
+    tf32: whether CUDA may round float32 products to TF32 (ONNX Runtime's own default is yes).
+    """
+
+    provider: Provider = "cpu"
+    threads: int = 1
+    optimization: Literal["all", "none"] = "all"
+    tf32: bool = False
+
+    def __post_init__(self) -> None:
+        if self.provider not in get_args(Provider):
+            raise InputError(f"unknown provider {self.provider!r}: choose one of {', '.join(get_args(Provider))}")
+        if self.threads < 0:
+            raise InputError(f"threads is {self.threads}: give a positive number, or 0 for all cores")
+        if self.optimization not in ("all", "none"):
+            raise InputError(f"unknown optimisation level {self.optimization!r}: choose all or none")
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where the nodes of a session run.
+
+    nodes_per_provider: {ONNX Runtime provider name: number of nodes}; copies: nodes that copy between host and device
+    (counted from the profile, None where none was taken); compute_ops_elsewhere: "operator on provider" for each
+    Conv, Gemm, MatMul and the like outside the provider asked for.
+    """
+
+    asked: Provider
+    nodes_per_provider: dict[str, int]
+    copies: int | None
+    compute_ops_elsewhere: tuple[str, ...]
+
+    @property
+    def proved(self) -> bool:
+        """Whether something ran on the provider asked for, and nothing that counts ran elsewhere."""
+        return self.nodes_per_provider.get(PROVIDER_NAMES[self.asked], 0) > 0 and not self.compute_ops_elsewhere
+
+
+def open_session(model: str | Path | bytes, settings: SessionSettings | None = None) -> onnxruntime.InferenceSession:
+    """Open `model` with spinning off, and prove that it runs on the provider asked for.
+
+    Raises: ModelError (ONNX Runtime can't take the model), ProviderRefused (the provider isn't really there; the
+    message names the missing library, or the operators that would run elsewhere).
+    """
+    return _open(model, settings or SessionSettings(), profile_prefix=None)
+
+
+def placement(session: onnxruntime.InferenceSession, asked: Provider) -> Placement:
+    """Where the nodes of `session` were assigned, from ONNX Runtime's own record of the partitioned graph."""
+    nodes = [
+        (group.ep_name, node.op_type)
+        for group in session.get_provider_graph_assignment_info()
+        for node in group.get_nodes()
+    ]
+    return _placement(asked, nodes, copies=None)
+
+
+def profiled_placement(
+    model: str | Path | bytes, settings: SessionSettings, feed: Mapping[str, np.ndarray]
+) -> Placement:
+    """Where the nodes of `model` ran on `feed`, from a profile of one run; copies between devices are counted.
+
+    Raises: as open_session; ProviderRefused also where profile and assignment record disagree.
+    """
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
+        session = _open(model, settings, profile_prefix=str(Path(folder) / "profile"))
+        run_session(session, feed)
+        events = json.loads(Path(session.end_profiling()).read_text())
+        assigned = placement(session, settings.provider)
+    ran = [
+        (event["args"]["provider"], event["args"]["op_name"])
+        for event in events
+        if event.get("cat") == "Node" and "provider" in event.get("args", {})
+    ]
+    copies = sum(operator in COPY_OPERATORS for _, operator in ran)
+    seen = _placement(settings.provider, [node for node in ran if node[1] not in COPY_OPERATORS], copies)
+    _require_proof(seen, "its profile")
+    # Fusion changes how many nodes there are, never which providers have any: a provider that ran nodes without having
+    # been assigned some means that one of the two records is not of this session.
+    strangers = set(seen.nodes_per_provider) - set(assigned.nodes_per_provider)
+    if strangers:
+        raise ProviderRefused(
+            f"the profile shows nodes on {', '.join(sorted(strangers))}, the assignment record none: "
+            "where the model ran can't be proved"
+        )
+    return dataclasses.replace(assigned, copies=copies)
+
+
+def run_session(session: onnxruntime.InferenceSession, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Run once: {output name: array}. Raises ModelError when ONNX Runtime refuses or fails."""
+    names = [output.name for output in session.get_outputs()]
+    try:
+        return dict(zip(names, session.run(names, dict(feed)), strict=True))
+    except Exception as error:
+        raise ModelError(f"ONNX Runtime can't run the model: {_first_line(error)}") from error
+
+
+def _open(
+    model: str | Path | bytes, settings: SessionSettings, profile_prefix: str | None
+) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong arrives as an exception, once
+    options.intra_op_num_threads = settings.threads or cores_available()
+    options.inter_op_num_threads = 1
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = (
+        levels.ORT_ENABLE_ALL if settings.optimization == "all" else levels.ORT_DISABLE_ALL
+    )
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if profile_prefix:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile_prefix
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        session = onnxruntime.InferenceSession(source, options, providers=_providers(settings))
+    except Exception as error:
+        where = "the model" if isinstance(model, bytes) else str(model)
+        raise ModelError(f"ONNX Runtime can't open {where}: {_first_line(error)}") from error
+    if PROVIDER_NAMES[settings.provider] not in session.get_providers():
+        raise ProviderRefused(
+            f"asked for {settings.provider}, ONNX Runtime opened the model on {', '.join(session.get_providers())}: "
+            f"{conflicting_packages() or 'see its log for the reason'}"
+        )
+    if settings.provider != "cpu":
+        _require_proof(placement(session, settings.provider), "ONNX Runtime's assignment record")
+    return session
+
+
+def _providers(settings: SessionSettings) -> list[object]:
+    """Providers as ONNX Runtime wants them, after checking that the one asked for can be had."""
+    if settings.provider == "cpu":
+        return [PROVIDER_NAMES["cpu"]]
+    reason = why_refused(settings.provider)
+    if reason:
+        raise ProviderRefused(reason)
+    return [(cuda.CUDA, {"use_tf32": "1" if settings.tf32 else "0"}), PROVIDER_NAMES["cpu"]]
+
+
+def why_refused(provider: Provider) -> str | None:
+    """The sentence that says why this machine can't offer `provider`, None if it can as far as can be told."""
+    reason = None if provider == "cpu" else cuda.why_not_cuda()
+    conflict = conflicting_packages()
+    return f"{reason}; {conflict}" if reason and conflict else reason
+
+
+def _require_proof(seen: Placement, source: str) -> None:
+    if seen.proved:
+        return
+    if seen.compute_ops_elsewhere:
+        found = ", ".join(sorted(set(seen.compute_ops_elsewhere)))
+    else:
+        found = ", ".join(f"{count} nodes on {name}" for name, count in seen.nodes_per_provider.items()) or "no nodes"
+    raise ProviderRefused(f"asked for {seen.asked}, but {source} shows {found}: not a {seen.asked} measurement")
+
+
+def _placement(asked: Provider, nodes: list[tuple[str, str]], copies: int | None) -> Placement:
+    wanted = PROVIDER_NAMES[asked]
+    elsewhere = tuple(
+        f"{operator} on {name}" for name, operator in nodes if operator in COMPUTE_OPERATORS and name != wanted
+    )
+    return Placement(asked, dict(Counter(name for name, _ in nodes)), copies, elsewhere)
+
+
+def _first_line(error: BaseException) -> str:
+    """ONNX Runtime's message without its error code prefix, on one line."""
+    words = " ".join(str(error).split())
+    return words.split(" : ", 3)[-1] if words.startswith("[ONNXRuntimeError]") else words

@@ -1,0 +1,133 @@
+"""Intervals that hold what they promise: paired proportions, paired scores, ratios of latencies.
+
+Sources: Tango, Equivalence test and confidence interval for the difference in proportions for the paired-sample design
+(1998); Davison & Hinkley, Bootstrap Methods (1997), section 3.8 on hierarchical data; Hesterberg, What Teachers Should
+Know About the Bootstrap (2015), section 5.3 on small samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import Literal
+
+import numpy as np
+from scipy.special import stdtrit
+
+Verdict = Literal["passed", "failed", "inconclusive"]
+
+
+def paired_difference_interval(
+    n: int, only_reference_right: int, only_candidate_right: int, level: float = 0.95
+) -> tuple[float, float]:
+    """Score interval (Tango) for accuracy(candidate) - accuracy(reference) over the same `n` samples.
+
+    The two counts are the discordant samples. By exact enumeration at level 0.95 it covers 94.7 to 96.2% for n of 1,000
+    and more and discordance of 0.5% and more; where fewer than about two discordant samples are expected no interval
+    can do better than be too wide.
+    """
+    b, c = only_reference_right, only_candidate_right
+    if n < 1 or min(b, c) < 0 or b + c > n:
+        raise ValueError(f"{b} + {c} discordant samples of {n} isn't possible")
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    observed = (c - b) / n
+    return _crossing(n, b, c, z, -1.0, observed), _crossing(n, b, c, -z, observed, 1.0)
+
+
+def _crossing(n: int, b: int, c: int, target: float, low: float, high: float) -> float:
+    """The difference in [low, high] at which the score statistic, which falls, takes the value `target`."""
+    for _ in range(60):
+        middle = (low + high) / 2
+        if _score(n, b, c, middle) > target:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def _score(n: int, b: int, c: int, difference: float) -> float:
+    """Tango's statistic: the observed difference against `difference`, its variance estimated under that hypothesis."""
+    linear = (2 * n - (c - b)) * difference - b - c
+    constant = -b * difference * (1 - difference)
+    only_reference = (math.sqrt(max(linear**2 - 8 * n * constant, 0.0)) - linear) / (4 * n)
+    variance = n * (2 * only_reference + difference * (1 - difference))
+    distance = (c - b) - n * difference
+    if variance <= 0:
+        return math.copysign(math.inf, distance) if distance else 0.0
+    return distance / math.sqrt(variance)
+
+
+def paired_mean_interval(
+    reference: np.ndarray, candidate: np.ndarray, level: float = 0.95, seed: int = 0, resamples: int = 4000
+) -> tuple[float, float]:
+    """Bootstrap interval for mean(candidate) - mean(reference) of paired scores, each [n], of any values."""
+    differences = np.asarray(candidate, float) - np.asarray(reference, float)
+    if np.ptp(differences) == 0:
+        return float(differences[0]), float(differences[0])
+    generator = np.random.default_rng(seed)
+    n = len(differences)
+    means = np.array([differences[generator.integers(0, n, n)].mean() for _ in range(resamples)])
+    return _expanded_percentiles(means, n, level)
+
+
+def non_inferiority(low: float, high: float, margin: float) -> Verdict:
+    """Is the candidate no worse than the reference by more than `margin`?
+
+    [low, high] is the interval of candidate minus reference where more is better: `passed` when all of it lies above
+    -margin, `failed` when all of it lies below, else `inconclusive`.
+    """
+    if margin < 0:
+        raise ValueError(f"the margin is {margin}: give a number of at least 0")
+    if low >= -margin:
+        return "passed"
+    return "failed" if high < -margin else "inconclusive"
+
+
+def log_ratio_interval(
+    rounds: Sequence[tuple[np.ndarray, np.ndarray]], level: float = 0.95, seed: int = 0, resamples: int = 4000
+) -> tuple[float, float, float]:
+    """(ratio, low, high) of new over reference time by a hierarchical bootstrap of the log ratio.
+
+    rounds: for each round, in which both arms had a session of their own, the times of the reference and of the new
+    model. A round counts by the log ratio of its medians (what disturbs the machine disturbs both arms of a round);
+    rounds are drawn again, and within each drawn round its times. The estimate is the mean over rounds without the
+    lowest and the highest fifth.
+    """
+    if len(rounds) < 2:
+        raise ValueError("one round has no spread: measure at least two")
+    generator = np.random.default_rng(seed)
+    observed = np.array([math.log(np.median(new) / np.median(reference)) for reference, new in rounds])
+    # Within a round: replicates of its log ratio, drawn once and picked from below.
+    replicates = np.stack(
+        [
+            np.log(_resampled_medians(new, generator) / _resampled_medians(reference, generator))
+            for reference, new in rounds
+        ]
+    )
+    picked = generator.integers(0, len(rounds), (resamples, len(rounds)))
+    drawn = replicates[picked, generator.integers(0, replicates.shape[1], picked.shape)]
+    low, high = _expanded_percentiles(_trimmed_mean(drawn), len(rounds), level)
+    return math.exp(float(_trimmed_mean(observed[None])[0])), math.exp(low), math.exp(high)
+
+
+def _resampled_medians(times: np.ndarray, generator: np.random.Generator, resamples: int = 100) -> np.ndarray:
+    return np.median(times[generator.integers(0, len(times), (resamples, len(times)))], axis=1)
+
+
+def _trimmed_mean(values: np.ndarray, share: float = 0.2) -> np.ndarray:
+    """Mean along the last axis without the lowest and the highest `share` of the values."""
+    cut = int(values.shape[-1] * share)
+    ordered = np.sort(values, axis=-1)
+    return ordered[..., cut : values.shape[-1] - cut].mean(axis=-1)
+
+
+def _expanded_percentiles(estimates: np.ndarray, n: int, level: float) -> tuple[float, float]:
+    """Percentile interval of bootstrap estimates, widened as Student's t is against the normal for n observations.
+
+    Source: Hesterberg (2015), section 5.3.
+    """
+    t = float(stdtrit(n - 1, 0.5 + level / 2)) if n > 1 else 0.0
+    tail = 1 - NormalDist().cdf(t * math.sqrt(n / (n - 1))) if n > 1 else 0.0
+    low, high = np.quantile(estimates, [tail, 1 - tail])
+    return float(low), float(high)

@@ -1,0 +1,152 @@
+"""The child's side of latency: sessions made again and again, arms timed in turn. Imports as little as it can."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import math
+import random
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import onnxruntime
+
+from onnxprune.runtime import cuda
+from onnxprune.runtime.session import Placement, SessionSettings, open_session, profiled_placement
+
+BURST_S = 0.005
+WARM_UP_S = 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """What one arm does when it runs alone in a fresh process."""
+
+    session_ms: float
+    first_run_ms: float
+    run_ms: float
+    peak_memory_mb: float | None
+    placement: Placement
+    libraries: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """Times in ms of every arm in one round, in which each had a new session; arms in the order of the models."""
+
+    times_ms: tuple[np.ndarray, ...]
+
+
+def probe(model: str, settings: SessionSettings, feed: Mapping[str, np.ndarray]) -> Probe:
+    """Open and run one model: proof of placement, creation, first run, a warm run, peak memory."""
+    start = time.perf_counter()
+    session = open_session(model, settings)
+    session_ms = (time.perf_counter() - start) * 1e3
+    run = runner(session, settings, feed)
+    first_run_ms = run() * 1e3
+    run_ms = warm_up(run) * 1e3
+    peak_memory_mb = _peak_memory_mb()
+    where = profiled_placement(model, settings, feed)
+    return Probe(session_ms, first_run_ms, run_ms, peak_memory_mb, where, tuple(cuda.mapped_libraries()))
+
+
+def measure(
+    models: Sequence[str],
+    settings: SessionSettings,
+    feed: Mapping[str, np.ndarray],
+    *,
+    seconds: float,
+    round_s: float,
+    least_rounds: int,
+    seed: int,
+) -> list[Round]:
+    """Rounds until `seconds` are over, at least `least_rounds`: sessions made, warmed up and timed in random order."""
+    order = random.Random(seed)
+    rounds: list[Round] = []
+    end = time.perf_counter() + seconds
+    gc.disable()  # a collection inside a run would be timed with it
+    while len(rounds) < least_rounds or time.perf_counter() < end:
+        rounds.append(_round(models, settings, feed, round_s, order))
+        gc.collect()
+    return rounds
+
+
+def runner(
+    session: onnxruntime.InferenceSession, settings: SessionSettings, feed: Mapping[str, np.ndarray]
+) -> Callable[[], float]:
+    """A function that runs the session once and says how long that took, in seconds.
+
+    On the CPU that is what a caller's `session.run` takes; on CUDA inputs and outputs stay on the device (IOBinding).
+    """
+    clock = time.perf_counter
+    if settings.provider == "cpu":
+        names, arrays = [output.name for output in session.get_outputs()], dict(feed)
+
+        def run() -> float:
+            start = clock()
+            session.run(names, arrays)
+            return clock() - start
+
+        return run
+
+    binding = session.io_binding()
+    for name, array in feed.items():
+        binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array, settings.provider, 0))
+    for output in session.get_outputs():
+        binding.bind_output(output.name, settings.provider)
+
+    def run_bound() -> float:
+        start = clock()
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return clock() - start
+
+    return run_bound
+
+
+def warm_up(run: Callable[[], float]) -> float:
+    """Run until two windows of five agree within 5%, or WARM_UP_S is over; the last window's median in seconds."""
+    end = time.perf_counter() + WARM_UP_S
+    previous = math.inf
+    while True:
+        window = [run() for _ in range(5)]
+        median = float(np.median(window))
+        if abs(median - previous) <= 0.05 * median or time.perf_counter() > end:
+            return median
+        previous = median
+
+
+def _round(
+    models: Sequence[str],
+    settings: SessionSettings,
+    feed: Mapping[str, np.ndarray],
+    round_s: float,
+    order: random.Random,
+) -> Round:
+    arms = list(range(len(models)))
+    runs: dict[int, Callable[[], float]] = {}
+    bursts: dict[int, int] = {}
+    for arm in order.sample(arms, len(arms)):
+        runs[arm] = runner(open_session(models[arm], settings), settings, feed)
+    for arm in order.sample(arms, len(arms)):
+        bursts[arm] = min(200, max(3, math.ceil(BURST_S / warm_up(runs[arm]))))
+    times: list[list[float]] = [[] for _ in arms]
+    end = time.perf_counter() + round_s
+    while not times[0] or time.perf_counter() < end:
+        for arm in order.sample(arms, len(arms)):
+            run = runs[arm]
+            run()  # finds the other arm's data in the caches: not counted
+            times[arm].extend(run() for _ in range(bursts[arm]))
+    return Round(tuple(np.array(samples) * 1e3 for samples in times))
+
+
+def _peak_memory_mb() -> float | None:
+    """Largest resident size of this process so far in MB, None where the system doesn't say."""
+    if sys.platform == "win32":
+        return None
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20) if sys.platform == "darwin" else peak / (1 << 10)
