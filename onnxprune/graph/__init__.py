@@ -1,0 +1,1 @@
+"""What hangs together: labels, rules, units, removal. NumPy, SciPy, onnx and onnx-ir only."""

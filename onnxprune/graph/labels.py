@@ -1,0 +1,124 @@
+"""Labels, facets and ties: what must be removed together. Pure NumPy and SciPy; knows nothing of ONNX.
+
+A label is an integer naming one removable slice. Label 0 is PINNED: never removed. A facet is an integer array of
+labels that broadcasts to its tensor's shape, of size 1 on every axis it doesn't speak about. An element goes when the
+label that any facet gives it goes. A tie says that two labels go together; labels joined by ties form a channel.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+PINNED = 0
+
+Facet = np.ndarray
+
+
+def spans(facet: Facet) -> tuple[int, ...]:
+    """The axes that a facet speaks about."""
+    return tuple(axis for axis, size in enumerate(facet.shape) if size > 1)
+
+
+def compress(facet: Facet) -> Facet:
+    """Size 1 on every axis along which the labels don't change."""
+    for axis, size in enumerate(facet.shape):
+        if size > 1:
+            first = facet.take([0], axis)
+            if (facet == first).all():
+                facet = first
+    return facet
+
+
+def spread(facet: Facet, shape: tuple[int, ...], axes: tuple[int, ...]) -> Facet:
+    """Repeat the labels along `axes` up to the tensor's size there."""
+    target = tuple(shape[a] if a in axes else size for a, size in enumerate(facet.shape))
+    return np.broadcast_to(facet, target)
+
+
+def reshape_blocks(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Split two shapes of equal product into the smallest runs of axes with equal products.
+
+    >>> reshape_blocks((7, 8, 9), (7, 72))
+    [((0,), (0,)), ((1, 2), (1,))]
+    """
+    blocks = []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        start_i, start_j = i, j
+        left = old[i] if i < len(old) else 1
+        right = new[j] if j < len(new) else 1
+        i, j = min(i + 1, len(old)), min(j + 1, len(new))
+        while left != right:
+            if left < right:
+                left *= old[i]
+                i += 1
+            else:
+                right *= new[j]
+                j += 1
+        blocks.append((tuple(range(start_i, i)), tuple(range(start_j, j))))
+    return blocks
+
+
+def reshape(facet: Facet, old: tuple[int, ...], new: tuple[int, ...]) -> Facet:
+    """What `np.reshape` of a tensor from shape `old` to shape `new` does to its facet."""
+    speaks = set(spans(facet))
+    sizes: list[int] = []
+    for before, after in reshape_blocks(old, new):
+        if speaks & set(before):
+            facet = spread(facet, old, before)
+            sizes += [new[a] for a in after]
+        else:
+            sizes += [1] * len(after)
+    return compress(facet.reshape(sizes))
+
+
+@dataclass
+class Ledger:
+    """What tracing writes down: ties, pins, rows and grids, each with the number of the node that caused it."""
+
+    at: int = -1
+    count: int = 1
+    ties: list[tuple[int, np.ndarray, np.ndarray]] = field(default_factory=list)
+    pins: list[tuple[int, np.ndarray, str]] = field(default_factory=list)
+    rows: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    grids: list[np.ndarray] = field(default_factory=list)
+    kinds: list[tuple[np.ndarray, str]] = field(default_factory=list)
+
+    def fresh(self, *shape: int) -> np.ndarray:
+        """New labels, one for each element of `shape`."""
+        size = int(np.prod(shape))
+        labels = np.arange(self.count, self.count + size, dtype=np.int64).reshape(shape)
+        self.count += size
+        return labels
+
+    def tie(self, a: np.ndarray, b: np.ndarray) -> None:
+        """Labels at the same place, after broadcasting, go together."""
+        a, b = np.broadcast_arrays(a, b)
+        self.ties.append((self.at, a.ravel(), b.ravel()))
+
+    def pin(self, labels: np.ndarray, reason: str) -> None:
+        """These labels stay."""
+        self.pins.append((self.at, labels.ravel(), reason))
+
+    def row(self, names: np.ndarray, members: np.ndarray) -> None:
+        """`names[i]` goes exactly when every label of `members[i, :]` goes; what remains stays rectangular."""
+        self.rows.append((names, members))
+        self.grids.append(members)
+
+    def kind(self, labels: np.ndarray, name: str) -> None:
+        """Say what these labels are called in the field: channel, neuron, ..."""
+        self.kinds.append((labels.ravel(), name))
+
+    def solve(self) -> np.ndarray:
+        """The channel of each label: `channel[label]`, int64 of length `count`, numbered by smallest label."""
+        if self.ties:
+            a = np.concatenate([tie[1] for tie in self.ties])
+            b = np.concatenate([tie[2] for tie in self.ties])
+        else:
+            a = b = np.empty(0, np.int64)
+        graph = coo_array((np.ones(len(a), np.int8), (a, b)), shape=(self.count, self.count))
+        _, component = connected_components(graph, directed=False)
+        _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
+        return np.argsort(np.argsort(first))[inverse]

@@ -1,0 +1,276 @@
+"""Load, check and save ONNX models.
+
+A `Model` is a normalised, read-only `onnx_ir.Model`: functions inlined, Constant nodes lifted to initializers, integer
+shape arithmetic folded, and one copy per use of every initializer that may be shared by accident. Two layers whose
+scales happen to be all ones often share one initializer; deleting a channel of one must not touch the other.
+"""
+
+import contextlib
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+from onnx_ir.passes.common import (
+    InlinePass,
+    LiftConstantsToInitializersPass,
+    LiftSubgraphInitializersToMainGraphPass,
+    RemoveUnusedNodesPass,
+)
+
+from onnxprune.errors import ModelError, OutputError
+from onnxprune.graph.fold import fold_shape_arithmetic
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+logging.getLogger("onnx_ir").setLevel(logging.ERROR)
+
+#: A file above this size can't be one protobuf message; its tensors belong in a sibling file (2 GiB less a margin).
+SINGLE_FILE_LIMIT_BYTES = 2**31 - 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A normalised ONNX model. Never modified: every operation returns a new one.
+
+    `ir` is the graph, to be read only. `copies` names the initializers that un-sharing made: {copy: original}.
+    """
+
+    ir: ir.Model
+    name: str = "model"
+    copies: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        graph = self.ir.graph
+        weights = sum(v.const_value.size for v in graph.initializers.values() if v.const_value is not None)
+        return f"Model({self.name!r}, {graph.num_nodes()} nodes, {weights:,} elements in initializers)"
+
+
+Source = "str | os.PathLike | bytes | onnx.ModelProto | ir.Model | gs.Graph | Model"
+
+
+def load(source: Any) -> Model:
+    """Read a model from a path, bytes, `onnx.ModelProto`, `onnx_ir.Model` or `onnx_graphsurgeon.Graph`.
+
+    The source is never modified. Raises ModelError for a missing file, a file that isn't ONNX, an empty graph, and
+    tensors whose bytes disagree with their shape.
+    """
+    if isinstance(source, Model):
+        return source
+    name, base_dir, where = "model", "", "the model"
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        name, base_dir, where = path.stem, str(path.parent), f"'{path}'"
+        source = _read_file(path)
+    if isinstance(source, bytes | bytearray):
+        source = _parse(bytes(source), where)
+    if type(source).__module__.startswith("onnx_graphsurgeon"):
+        import onnx_graphsurgeon
+
+        source = onnx_graphsurgeon.export_onnx(source)
+    if isinstance(source, onnx.ModelProto):
+        _check(source, where)
+        source = _from_proto(source, base_dir, where)
+    elif isinstance(source, ir.Model):
+        source = source.clone()
+    else:
+        raise ModelError(f"A {type(source).__name__} can't be read as a model. Give a path, bytes or an ONNX model.")
+    return normalise(source, name, where=where)
+
+
+def normalise(model: ir.Model, name: str = "model", copies: Mapping[str, str] = {}, where: str = "the model") -> Model:
+    """Bring `model`, which is changed in place, into the form that tracing expects."""
+    try:
+        InlinePass()(model)
+        LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+        LiftSubgraphInitializersToMainGraphPass()(model)
+        model.graph.sort()
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(f"The graph of {where} is broken: {error}. Check it with onnx.checker.") from error
+    _name_everything(model.graph)
+    fold_shape_arithmetic(model)
+    RemoveUnusedNodesPass()(model)
+    return Model(model, name, {**copies, **_unshare(model.graph)})
+
+
+def to_proto(model: Model) -> onnx.ModelProto:
+    """The model as an `onnx.ModelProto`, every tensor inside."""
+    return ir.to_proto(model.ir)
+
+
+def to_bytes(model: Model) -> bytes:
+    """The model as the bytes of an .onnx file. Raises OutputError above 2 GiB; save to a path then."""
+    try:
+        return to_proto(model).SerializeToString(deterministic=True)
+    except (ValueError, DecodeError) as error:
+        raise OutputError(
+            f"Model '{model.name}' is too large for one message ({error}). Save it to a path instead."
+        ) from error
+
+
+def save(model: Model, path: str | os.PathLike) -> None:
+    """Write the model to `path`; the file is complete or absent, never half there.
+
+    A model above 2 GiB keeps its tensors in `<path>.data` beside it. Raises OutputError for an unwritable folder or a
+    full disk.
+    """
+    path = Path(path)
+    size_bytes = sum(v.const_value.nbytes for v in model.ir.graph.initializers.values() if v.const_value is not None)
+    if size_bytes < SINGLE_FILE_LIMIT_BYTES:
+        write_atomically(path, to_bytes(model))
+        return
+    with _output_errors(path), tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        data = f"{path.name}.data"
+        ir.save(model.ir, Path(folder) / path.name, external_data=data)
+        os.replace(Path(folder) / data, path.parent / data)
+        os.replace(Path(folder) / path.name, path)
+
+
+def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
+    """Write a file beside its place, then rename it into place. Raises OutputError naming the path and the reason."""
+    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    with _output_errors(path):
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+
+@contextlib.contextmanager
+def _output_errors(path: Path):
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(
+            f"'{path}' can't be written: {reason}. Free space, or choose another place for the output."
+        ) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"'{path}' can't be read: {error.strerror}. Give the path of an .onnx file.") from error
+
+
+def _parse(data: bytes, where: str) -> onnx.ModelProto:
+    try:
+        return onnx.load_model_from_string(data)
+    except (DecodeError, ValueError, UnicodeDecodeError) as error:
+        raise ModelError(f"{where} is not an ONNX file ({error}). Export the network to ONNX first.") from error
+
+
+def _check(proto: onnx.ModelProto, where: str) -> None:
+    """Refuse what onnx itself waves through."""
+    graph = proto.graph
+    if not graph.node:
+        raise ModelError(f"{where} has an empty graph: no node at all. Export the network again.")
+    if graph.sparse_initializer:
+        name = graph.sparse_initializer[0].values.name
+        raise ModelError(f"{where} holds the sparse initializer '{name}'. Store it as a dense tensor and try again.")
+    for tensor in graph.initializer:
+        problem = _tensor_problem(tensor)
+        if problem:
+            raise ModelError(f"Initializer '{tensor.name}' of {where} {problem}. The file is damaged; export it again.")
+
+
+def _tensor_problem(tensor: onnx.TensorProto) -> str | None:
+    if any(d < 0 for d in tensor.dims):
+        return f"has a negative dimension in {list(tensor.dims)}"
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        location = {entry.key: entry.value for entry in tensor.external_data}.get("location", "")
+        if not location or Path(location).name != location:
+            return f"points to external data at '{location}', which is not a plain file beside the model"
+        return None
+    if tensor.data_type == onnx.TensorProto.UNDEFINED or tensor.data_type not in onnx.TensorProto.DataType.values():
+        return f"has the unknown element type {tensor.data_type}"
+    if tensor.HasField("raw_data"):
+        dtype = ir.DataType(tensor.data_type)
+        expected = (int(np.prod(tensor.dims, dtype=object)) * int(dtype.bitwidth) + 7) // 8
+        if len(tensor.raw_data) != expected:
+            return f"has {len(tensor.raw_data)} bytes where its shape {list(tensor.dims)} needs {expected}"
+    return None
+
+
+def _from_proto(proto: onnx.ModelProto, base_dir: str, where: str) -> ir.Model:
+    try:
+        model = ir.from_proto(proto)
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise ModelError(f"{where} can't be understood: {error}. Check it with onnx.checker.") from error
+    ir.external_data.set_base_dir(model.graph, base_dir)
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor):
+            file = Path(base_dir) / tensor.location
+            if file.is_symlink() or not file.is_file():
+                raise ModelError(
+                    f"The data of initializer '{name}' should be in '{file}', which is not a plain file. "
+                    "Put the data file beside the model."
+                )
+            end = (tensor.offset or 0) + tensor.nbytes
+            if file.stat().st_size < end:
+                raise ModelError(f"'{file}' ends before byte {end}, where initializer '{name}' ends. Copy it again.")
+    return model
+
+
+def _name_everything(graph: ir.Graph) -> None:
+    """Give every node a unique name, since messages and reports point at nodes by name."""
+    taken: set[str] = set()
+    for index, node in enumerate(graph):
+        if not node.name or node.name in taken:
+            node.name = f"{node.op_type}_{index}"
+        taken.add(node.name)
+
+
+def _unshare(graph: ir.Graph) -> dict[str, str]:
+    """One copy per use of each float initializer that is one-dimensional or constant; return {copy: original}.
+
+    Exporters and optimisers merge equal initializers, which would tie layers that have nothing to do with each other.
+    """
+    copies: dict[str, str] = {}
+    for name, value in list(graph.initializers.items()):
+        uses = value.uses()
+        if len(uses) < 2 or value in graph.inputs or value.is_graph_output():
+            continue
+        if any(node.graph is not graph for node, _ in uses) or not _may_be_shared_by_accident(value.const_value):
+            continue
+        for number, (node, index) in enumerate(uses[1:], 1):
+            copy_name = f"{name}.copy{number}"
+            copy = ir.Value(name=copy_name, type=value.type, shape=value.shape, const_value=value.const_value)
+            graph.initializers[copy_name] = copy
+            node.replace_input_with(index, copy)
+            copies[copy_name] = name
+    return copies
+
+
+def _may_be_shared_by_accident(tensor: ir.TensorProtocol | None) -> bool:
+    if tensor is None or not tensor.dtype.is_floating_point() or tensor.size < 2:
+        return False
+    if len(tensor.shape) == 1:
+        return True
+    array = tensor.numpy()
+    return bool((array == array.flat[0]).all())

@@ -1,0 +1,21 @@
+"""One operator, one small rule. Importing this package registers them all."""
+
+from onnxprune.graph.rules import contraction, elementwise, layout, normalization, reduction
+from onnxprune.graph.rules.registry import MENDS, RULES, SHAPE_INPUTS, Change, Mended, Op, Tensor, mend, rule
+
+__all__ = [
+    "MENDS",
+    "RULES",
+    "SHAPE_INPUTS",
+    "Change",
+    "Mended",
+    "Op",
+    "Tensor",
+    "contraction",
+    "elementwise",
+    "layout",
+    "mend",
+    "normalization",
+    "reduction",
+    "rule",
+]

@@ -1,0 +1,212 @@
+"""Operators that sum products over an axis: Conv, ConvTranspose, Gemm, MatMul.
+
+All are one idea: operands are laid out in one joint index space, where the axis they share meets place by place. The
+facets that speak only about free axes go on to the result; those that speak about the contracted axis end here.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnxprune.graph.labels import Facet, Ledger, spans
+from onnxprune.graph.rules.elementwise import align
+from onnxprune.graph.rules.registry import Change, Facets, Mended, Op, Tensor, mend, rule
+
+
+def contract(op: Op, operands: Sequence[tuple[Tensor, str]], out: str) -> Facets:
+    """Tie operands whose axes are named by letters, as in einsum; return the facets of the result.
+
+    A facet that speaks of a contracted and a free axis at once is pinned.
+    """
+    letters = sorted({letter for _, axes in operands for letter in axes})
+    joint = [_lay_out(tensor, axes, letters) for tensor, axes in operands]
+    op.meet(joint)
+    result: list[Facet] = []
+    for tensor, axes in operands:
+        summed = [i for i, letter in enumerate(axes) if letter not in out]
+        taken = {spans(f) for f in result}
+        for facet in tensor.facets:
+            speaks = set(spans(facet))
+            if not speaks & set(summed):
+                laid = _rearrange(facet, axes, out)
+                if spans(laid) not in taken:
+                    result.append(laid)
+            elif speaks - set(summed):
+                op.pin([facet], "sums over part of a grid")
+    return tuple(result)
+
+
+def _lay_out(tensor: Tensor, axes: str, letters: Sequence[str]) -> Tensor:
+    shape = tuple(tensor.shape[axes.index(x)] if x in axes else 1 for x in letters)
+    return tensor.view(shape, tuple(_rearrange(f, axes, letters) for f in tensor.facets))
+
+
+def _rearrange(facet: Facet, axes: str, letters: Sequence[str]) -> Facet:
+    order = [axes.index(x) for x in letters if x in axes]
+    shape = [facet.shape[axes.index(x)] if x in axes else 1 for x in letters]
+    dropped = [i for i, x in enumerate(axes) if x not in letters]
+    return facet.transpose(order + dropped).reshape(shape)
+
+
+@rule("", "Conv")
+def conv(op: Op) -> Facets:
+    """y[N,O,*S'] = conv(x[N,C,*S], w[O,C/g,*K]) + b[O]."""
+    x, w = _window_free(op)
+    group = op.attr("group", 1)
+    spatial = len(x.shape) - 2
+    op.ledger.kind(_labels(w.facing(0)), "channel")
+    if group == 1:
+        out = contract(op, [(x, "nc" + "uvwxyz"[:spatial]), (w, "oc" + "efghij"[:spatial])], "no" + "klmpqr"[:spatial])
+    else:
+        out = _grouped(op, x, w, group, into=w.shape[1], out_per_group=w.shape[0] // group, weight_out=0, weight_in=1)
+    return _add_bias(op, out)
+
+
+@rule("", "ConvTranspose")
+def conv_transpose(op: Op) -> Facets:
+    """y[N,O,*S'] = transposed conv(x[N,C,*S], w[C,O/g,*K]) + b[O]."""
+    x, w = _window_free(op)
+    group = op.attr("group", 1)
+    spatial = len(x.shape) - 2
+    op.ledger.kind(_labels(w.facing(1)), "channel")
+    if group == 1:
+        out = contract(op, [(x, "nc" + "uvwxyz"[:spatial]), (w, "co" + "efghij"[:spatial])], "no" + "klmpqr"[:spatial])
+    else:
+        into = w.shape[0] // group
+        out = _grouped(op, x, w, group, into=into, out_per_group=w.shape[1], weight_out=1, weight_in=0)
+    return _add_bias(op, out)
+
+
+def _labels(facets: Facets) -> np.ndarray:
+    return np.concatenate([f.ravel() for f in facets]) if facets else np.empty(0, np.int64)
+
+
+def _window_free(op: Op) -> tuple[Tensor, Tensor]:
+    """Input and weight without labels that change within a window: those are tied, or pinned."""
+    found = []
+    for tensor in op.inputs[:2]:
+        axes = range(2, len(tensor.shape))
+        facets = op.collapse(tensor.facets, axes, "slides a window over the axis")
+        found.append(tensor.view(tensor.shape, facets))
+    return found[0], found[1]
+
+
+def _add_bias(op: Op, out: Facets) -> Facets:
+    bias = op.input(2)
+    if bias is None:
+        return out
+    shape = op.outputs[0].shape
+    column = (1, -1) + (1,) * (len(shape) - 2)
+    view = bias.view(tuple(s if i == 1 else 1 for i, s in enumerate(shape)), tuple(f.reshape(column) for f in bias.facets))
+    return op.meet([op.outputs[0].view(shape, out), view])
+
+
+def grouped_weight(ledger: Ledger, shape: tuple[int, ...], group: int, transposed: bool) -> Facets:
+    """Facets of a grouped convolution's weight: the axis that is per group gets its own labels in every group."""
+    rest = (1,) * (len(shape) - 2)
+    if transposed:
+        into = shape[0] // group
+        facets = [ledger.fresh(shape[0]).reshape((-1, 1) + rest)] if shape[0] > 1 else []
+        if shape[1] > 1:
+            facets.append(np.repeat(ledger.fresh(group, shape[1]), into, axis=0).reshape(shape[:2] + rest))
+        return tuple(facets)
+    per_group = shape[0] // group
+    facets = [ledger.fresh(shape[0]).reshape((-1, 1) + rest)] if shape[0] > 1 else []
+    if shape[1] > 1:
+        facets.append(np.repeat(ledger.fresh(group, shape[1]), per_group, axis=0).reshape(shape[:2] + rest))
+    return tuple(facets)
+
+
+def _grouped(op: Op, x: Tensor, w: Tensor, group: int, *, into: int, out_per_group: int, weight_out: int, weight_in: int):
+    """Labels of a grouped convolution, on grids of (group, place in the group)."""
+    rank = len(op.outputs[0].shape)
+    op.pin([f for f in x.facets if spans(f) != (1,)], "computes groups over an axis other than the channels'")
+    inputs = [f.reshape(group, into) for f in x.facets if spans(f) == (1,)]
+    rows = _by_group(w, group, axis=0)  # the weight's first axis is split over the groups
+    if weight_in == 1:  # w[O, C/g]: rows are outputs, and each group has its own input labels
+        weight_inputs = [r[:, 0, :] for f, r in rows if f.shape[1] > 1]
+        uneven = [(f, r) for f, r in rows if f.shape[1] > 1]
+        weight_outputs = [r[:, :, 0] for f, r in rows if f.shape[1] == 1]
+    else:  # w[C, O/g]: rows are inputs, and each group has its own output labels
+        weight_outputs = [r[:, 0, :] for f, r in rows if f.shape[1] > 1]
+        uneven = [(f, r) for f, r in rows if f.shape[1] > 1]
+        weight_inputs = [r[:, :, 0] for f, r in rows if f.shape[1] == 1]
+    for _, r in uneven:
+        op.tie(r, r[:, :1, :])
+    if w.shape[weight_in] > 1 or weight_in == 0:
+        _meet_grids(op, inputs, weight_inputs, into > 1 or weight_in == 0, x, w)
+    outputs = weight_outputs
+    if weight_in == 0 and out_per_group == 1:  # one output a group: the weight has no axis to name it
+        outputs = [op.ledger.fresh(group, 1)]
+    if into == 1 and out_per_group == 1:
+        for a in inputs:
+            for b in outputs:
+                op.tie(a, b)
+        if not inputs or not outputs:
+            op.pin([*inputs, *outputs], "works channel by channel on an axis that can't shrink")
+    else:
+        names = op.ledger.fresh(group)
+        op.ledger.kind(names, "conv group")
+        for grid in [*inputs, *outputs]:
+            op.ledger.row(names, grid)
+        if not inputs or not outputs:
+            op.pin([names], "has groups on an axis that can't shrink")
+    return tuple(g.reshape((1, -1) + (1,) * (rank - 2)) for g in outputs)
+
+
+def _by_group(w: Tensor, group: int, axis: int) -> list[tuple[Facet, np.ndarray]]:
+    """Each facet of the weight as labels[group, place on the first axis, place on the second axis]."""
+    found = []
+    for facet in w.facets:
+        first = np.broadcast_to(facet, (w.shape[0],) + facet.shape[1:])
+        found.append((facet, first.reshape(group, w.shape[0] // group, facet.shape[1])))
+    return found
+
+
+def _meet_grids(op: Op, left: list[np.ndarray], right: list[np.ndarray], labelled: bool, x: Tensor, w: Tensor) -> None:
+    for a in left:
+        for b in right:
+            op.tie(a, b)
+    if labelled and not left:
+        op.pin(right, f"reads '{x.name}', whose channels can't shrink")
+    if labelled and not right:
+        op.pin(left, f"meets '{w.name}', whose axis can't shrink")
+
+
+@mend("", "Conv", "ConvTranspose")
+def groups_left(change: Change) -> Mended | None:
+    """Depthwise and grouped convolutions count the groups that are left."""
+    group = change.attr("group", 1)
+    if group == 1:
+        return None
+    weight_before, weight_after = change.before[1], change.after[1]
+    if change.node.op_type == "Conv":
+        left = change.after[0][1] // weight_after[1]
+    else:
+        left = change.outputs_after[0][1] // weight_after[1]
+    if left == group or weight_before is None:
+        return None
+    return Mended(attributes={"group": left})
+
+
+@rule("", "Gemm")
+def gemm(op: Op) -> Facets:
+    """y[M,N] = a'[M,K] b'[K,N] + c, c broadcast to [M,N]; a' and b' are transposed where transA, transB say so."""
+    a, b = op.inputs[0], op.inputs[1]
+    weight = b.facing(0 if op.attr("transB", 0) else 1)
+    op.ledger.kind(_labels(weight), "neuron")
+    out = contract(op, [(a, "km" if op.attr("transA", 0) else "mk"), (b, "nk" if op.attr("transB", 0) else "kn")], "mn")
+    bias = op.input(2)
+    return out if bias is None else op.meet([op.outputs[0].view(op.outputs[0].shape, out), align(bias, 2)])
+
+
+@rule("", "MatMul")
+def matmul(op: Op) -> Facets:
+    """y[*B,M,N] = a[*B,M,K] b[*B,K,N]; one-dimensional operands as in NumPy."""
+    a, b = op.inputs[0], op.inputs[1]
+    op.ledger.kind(_labels(b.facing(len(b.shape) - 1)) if len(b.shape) > 1 else np.empty(0, np.int64), "neuron")
+    batch = "abcdefgh"[: max(len(a.shape), len(b.shape), 2) - 2]
+    left = "k" if len(a.shape) == 1 else batch[len(batch) - (len(a.shape) - 2) :] + "mk"
+    right = "k" if len(b.shape) == 1 else batch[len(batch) - (len(b.shape) - 2) :] + "kn"
+    out = batch + ("m" if "m" in left else "") + ("n" if "n" in right else "")
+    return contract(op, [(a, left), (b, right)], out)

@@ -1,0 +1,176 @@
+"""Concrete shapes and shape arithmetic, by probing.
+
+Every symbolic size is given a prime of its own, so that products and sums of sizes stay distinguishable, and onnx's
+strict shape inference runs once for the whole graph. A second probe with other primes tells which sizes are dynamic.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx.shape_inference import InferenceError
+
+from onnxprune.errors import ModelError
+from onnxprune.graph.fold import MAX_SHAPE_ELEMENTS, SHAPE_OPERATORS, evaluate_node
+
+PROBES = ((7, 11, 13, 17, 19, 23, 29, 31, 37, 41), (43, 47, 53, 59, 61, 67, 71, 73, 79, 83))
+#: Networks that halve an image several times and join the halves need sizes divisible by a power of two.
+SCALES = (1, 2, 4, 8, 16, 32, 64)
+#: Initializers above this many elements are left out when shapes are inferred: only their shape matters.
+_SMALL = 1024
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Shape of every value under one probe: {value: sizes}. Values whose shape can't be found are absent."""
+
+    sizes: Mapping[str, int]
+    shape_of: Mapping[ir.Value, tuple[int, ...]]
+
+
+def symbols(model: ir.Model) -> list[str]:
+    """The names of the symbolic sizes of the graph inputs, in order; an unnamed one is named after its place."""
+    found: dict[str, None] = {}
+    for value in _real_inputs(model.graph):
+        for axis, dim in enumerate(value.shape or ()):
+            if not isinstance(dim, int) or dim <= 0:
+                found[_symbol(value, axis, dim)] = None
+    return list(found)
+
+
+def probe(model: ir.Model, number: int = 0) -> Shapes:
+    """Shapes under the first (0) or second (1) assignment of primes to symbolic sizes.
+
+    Raises ModelError if no assignment passes strict shape inference: then the graph contradicts itself.
+    """
+    names = symbols(model)
+    primes = PROBES[number]
+    problem = ""
+    for scale in SCALES:
+        sizes = {name: primes[i % len(primes)] * (scale if i or len(names) == 1 else 1) for i, name in enumerate(names)}
+        try:
+            return infer(model, sizes)
+        except InferenceError as error:
+            problem = str(error)
+        if not names:
+            break
+    raise ModelError(f"Shape inference fails: {problem.splitlines()[0][:300]}. Check the file with onnx.checker.")
+
+
+def infer(model: ir.Model, sizes: Mapping[str, int]) -> Shapes:
+    """Shapes with each symbolic size replaced by `sizes[name]`. Raises InferenceError on a contradiction."""
+    proto = _skeleton(model, sizes)
+    inferred = onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=True, data_prop=True)
+    found: dict[str, tuple[int, ...]] = {}
+    for info in [*inferred.graph.value_info, *inferred.graph.output]:
+        dims = info.type.tensor_type.shape.dim
+        if info.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims):
+            found[info.name] = tuple(d.dim_value for d in dims)
+    shape_of: dict[ir.Value, tuple[int, ...]] = {}
+    for value in model.graph.inputs:
+        shape = _substitute(value, sizes)
+        if shape is not None:
+            shape_of[value] = shape
+    for value in model.graph.initializers.values():
+        if value.const_value is not None:
+            shape_of[value] = tuple(int(d) for d in value.const_value.shape)
+    for node in model.graph:
+        for value in node.outputs:
+            shape = found.get(value.name or "") or _substitute(value, sizes)
+            if value.name in found:
+                shape = found[value.name]
+            if shape is not None:
+                shape_of[value] = shape
+    return Shapes(dict(sizes), shape_of)
+
+
+def evaluate(model: ir.Model, shape_of: Mapping[ir.Value, tuple[int, ...]]) -> dict[ir.Value, np.ndarray]:
+    """Values of small constants and of all shape arithmetic, given concrete shapes."""
+    values: dict[ir.Value, np.ndarray] = {}
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is not None and tensor.size <= MAX_SHAPE_ELEMENTS and not value.is_graph_input():
+            is_whole = not tensor.dtype.is_floating_point() and tensor.dtype != ir.DataType.STRING
+            if is_whole or tensor.size == 1:
+                values[value] = tensor.numpy()
+    for node in model.graph:
+        if node.domain or node.op_type not in SHAPE_OPERATORS:
+            continue
+        for out, array in zip(node.outputs, _evaluate(node, values, shape_of), strict=False):
+            if array.size <= MAX_SHAPE_ELEMENTS and (array.dtype.kind in "iub" or array.size == 1):
+                values[out] = array
+    return values
+
+
+def _evaluate(node: ir.Node, values: Mapping[ir.Value, np.ndarray], shape_of: Mapping[ir.Value, tuple[int, ...]]):
+    if node.op_type in ("Shape", "Size"):
+        shape = shape_of.get(node.inputs[0])
+        if shape is None:
+            return []
+        if node.op_type == "Size":
+            return [np.array(int(np.prod(shape)), np.int64)]
+        start = node.attributes["start"].as_int() if "start" in node.attributes else 0
+        end = node.attributes["end"].as_int() if "end" in node.attributes else None
+        return [np.array(shape[start:end], np.int64)]
+    if not node.inputs or any(value is not None and value not in values for value in node.inputs):
+        return []
+    return evaluate_node(node, [None if v is None else values[v] for v in node.inputs]) or []
+
+
+def _real_inputs(graph: ir.Graph) -> list[ir.Value]:
+    return [value for value in graph.inputs if not value.is_initializer()]
+
+
+def _symbol(value: ir.Value, axis: int, dim: int | ir.SymbolicDim) -> str:
+    name = None if isinstance(dim, int) else dim.value
+    return name or f"{value.name}:{axis}"
+
+
+def _substitute(value: ir.Value, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
+    if value.shape is None:
+        return None
+    found = []
+    for axis, dim in enumerate(value.shape):
+        size = dim if isinstance(dim, int) and dim >= 0 else sizes.get(_symbol(value, axis, dim))
+        if size is None:
+            return None
+        found.append(size)
+    return tuple(found)
+
+
+def _skeleton(model: ir.Model, sizes: Mapping[str, int]) -> onnx.ModelProto:
+    """The model with concrete inputs, without large tensors and without recorded shapes."""
+    graph = onnx.GraphProto(name=model.graph.name or "graph")
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is None:
+            continue
+        if tensor.size <= _SMALL:
+            proto = ir.serde.serialize_tensor(tensor)
+            proto.name = value.name
+            graph.initializer.append(proto)
+        elif value not in model.graph.inputs:
+            graph.input.append(_value_info(value, tuple(int(d) for d in tensor.shape), tensor.dtype))
+    for value in model.graph.inputs:
+        graph.input.append(_value_info(value, _substitute(value, sizes), value.dtype))
+    for node in model.graph:
+        graph.node.append(ir.serde.serialize_node(node))
+    for value in model.graph.outputs:
+        graph.output.append(_value_info(value, None, value.dtype))
+    proto = onnx.ModelProto(graph=graph, ir_version=min(model.ir_version or 8, onnx.IR_VERSION))
+    for domain, version in model.graph.opset_imports.items():
+        proto.opset_import.append(onnx.OperatorSetIdProto(domain=domain, version=version))
+    return proto
+
+
+def _value_info(value: ir.Value, shape: tuple[int, ...] | None, dtype: ir.DataType | None) -> onnx.ValueInfoProto:
+    info = onnx.ValueInfoProto(name=value.name)
+    if dtype is not None:
+        info.type.tensor_type.elem_type = int(dtype)
+        if shape is not None:
+            info.type.tensor_type.shape.SetInParent()
+            for size in shape:
+                info.type.tensor_type.shape.dim.add().dim_value = size
+    return info

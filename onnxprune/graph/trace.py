@@ -1,0 +1,177 @@
+"""Walk the graph once, rule by rule, and write down which labels every tensor carries."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxprune.graph import shapes
+from onnxprune.graph.labels import Ledger
+from onnxprune.graph.model import Model
+from onnxprune.graph.rules import RULES, SHAPE_INPUTS, Op, Tensor
+from onnxprune.graph.rules.contraction import grouped_weight
+from onnxprune.graph.rules.registry import Facets, attribute
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """Facets of every value, and the ledger of ties and pins, under one probe of the symbolic sizes."""
+
+    model: Model
+    facets: Mapping[ir.Value, Facets]
+    shape_of: Mapping[ir.Value, tuple[int, ...]]
+    other_shape_of: Mapping[ir.Value, tuple[int, ...]]
+    values: Mapping[ir.Value, np.ndarray]
+    ledger: Ledger
+
+    def is_dynamic(self, value: ir.Value, axis: int) -> bool:
+        """Whether the size of `value` along `axis` depends on a symbolic size."""
+        other = self.other_shape_of.get(value)
+        return other is None or other[axis] != self.shape_of[value][axis]
+
+
+def walk(model: Model) -> Trace:
+    """Label every tensor of `model`. Raises ModelError where shapes contradict each other."""
+    first = shapes.probe(model.ir, 0).shape_of
+    other = shapes.probe(model.ir, 1).shape_of if shapes.symbols(model.ir) else first
+    values = shapes.evaluate(model.ir, first)
+    ledger = Ledger()
+    trace = Trace(model, {}, first, other, values, ledger)
+    varying = _varying(model.ir, values, other) if other is not first else set()
+    _Walk(trace, {v: a for v, a in values.items() if v not in varying}).run()
+    return trace
+
+
+def _varying(model: ir.Model, values: Mapping[ir.Value, np.ndarray], other) -> set[ir.Value]:
+    """Values that depend on a symbolic size."""
+    again = shapes.evaluate(model, other)
+    return {v for v, a in values.items() if v not in again or not np.array_equal(a, again[v])}
+
+
+class _Walk:
+    def __init__(self, trace: Trace, static: Mapping[ir.Value, np.ndarray]):
+        self.trace = trace
+        self.static = static
+        self.facets: dict[ir.Value, Facets] = trace.facets  # filled here, read-only afterwards
+        self.ledger = trace.ledger
+        self.measured: dict[ir.Value, set[ir.Value]] = {}  # shape arithmetic -> the tensors it measured
+
+    def run(self) -> None:
+        graph = self.trace.model.ir.graph
+        for value in graph.initializers.values():
+            self.facets[value] = self._initial(value)
+        for number, node in enumerate(graph):
+            self.ledger.at = number
+            if node.outputs and all(out in self.trace.values for out in node.outputs):
+                self._measure(node)
+            else:
+                self._apply(node)
+        self.ledger.at = graph.num_nodes()
+        for value in graph.outputs:
+            for facet in self.facets.get(value, ()):
+                self.ledger.pin(facet, f"graph output '{value.name}'")
+
+    def _initial(self, value: ir.Value) -> Facets:
+        """Labels of a float initializer: one for every place on every axis longer than 1."""
+        tensor = value.const_value
+        shape = self.trace.shape_of.get(value)
+        if tensor is None or shape is None or not tensor.dtype.is_floating_point() or value.is_graph_output():
+            return ()
+        for node, index in value.uses():
+            group = attribute(node, "group", 1)
+            if index == 1 and node.op_type in ("Conv", "ConvTranspose") and group > 1 and len(value.uses()) == 1:
+                return grouped_weight(self.ledger, shape, group, transposed=node.op_type == "ConvTranspose")
+        rank = len(shape)
+        return tuple(
+            self.ledger.fresh(size).reshape([size if a == axis else 1 for a in range(rank)])
+            for axis, size in enumerate(shape)
+            if size > 1
+        )
+
+    def _measure(self, node: ir.Node) -> None:
+        """Shape arithmetic: remember whose axes were measured, for the case that the result isn't used as a shape."""
+        sources: set[ir.Value] = set()
+        for value in node.inputs:
+            if value is None:
+                continue
+            if node.op_type in ("Shape", "Size") and self.facets.get(value):
+                sources.add(value)
+            sources |= self.measured.get(value, set())
+        for out in node.outputs:
+            self.measured[out] = sources
+            self.facets[out] = ()
+
+    def _apply(self, node: ir.Node) -> None:
+        key = (node.domain, node.op_type)
+        for index, value in enumerate(node.inputs):
+            if value is not None and index not in SHAPE_INPUTS.get(key, ()):
+                self._pin_measured(node, value)
+        captured = [v for a in node.attributes.values() for v in _captured(a, node.graph)]
+        inputs = [None if v is None else self._tensor(v) for v in node.inputs]
+        outputs = [self._tensor(v) for v in node.outputs]
+        op = Op(node, inputs, outputs, node.version or self._opset(node), self.ledger, self.trace.is_dynamic)
+        for value in captured:
+            op.pin(self.facets.get(value, ()), "captures it in a subgraph")
+        function = RULES.get(key)
+        unknown = [t for t in [*inputs, *outputs] if t is not None and t.shape is None]
+        if function is None or unknown or captured:
+            reason = "has no rule" if function is None else "has a shape that can't be inferred"
+            for tensor in inputs:
+                if tensor is not None:
+                    op.pin(tensor.facets, "captures it in a subgraph" if captured else reason)
+            result: list[Facets] = [()] * len(outputs)
+        else:
+            result = _as_list(function(op), len(outputs))
+        for value, tensor, found in zip(node.outputs, outputs, result, strict=True):
+            self.facets[value] = found
+            _check(op, tensor, found)
+
+    def _pin_measured(self, node: ir.Node, value: ir.Value) -> None:
+        for source in self.measured.get(value, ()):
+            for facet in self.facets[source]:
+                self.ledger.pin(facet, f"{node.op_type} '{node.name}' computes with the size of '{source.name}'")
+
+    def _tensor(self, value: ir.Value) -> Tensor:
+        shape = self.trace.shape_of.get(value)
+        return Tensor(value.name or "", shape, self.facets.get(value, ()), self.static.get(value))
+
+    def _opset(self, node: ir.Node) -> int:
+        return self.trace.model.ir.graph.opset_imports.get(node.domain, 1)
+
+
+def _as_list(result: "Facets | list[Facets] | None", count: int) -> list[Facets]:
+    if result is None:
+        return [()] * count
+    if isinstance(result, tuple):
+        return [result] + [()] * (count - 1)
+    return result
+
+
+def _captured(found: ir.Attr, graph: ir.Graph | None) -> list[ir.Value]:
+    """Values of the main graph that a subgraph reads."""
+    if found.type == ir.AttributeType.GRAPH:
+        inner = [found.as_graph()]
+    elif found.type == ir.AttributeType.GRAPHS:
+        inner = list(found.as_graphs())
+    else:
+        return []
+    captured = []
+    for subgraph in inner:
+        for node in ir.traversal.RecursiveGraphIterator(subgraph):
+            captured += [v for v in node.inputs if v is not None and v.graph is graph]
+        captured += [v for v in subgraph.outputs if v.graph is graph]
+    return captured
+
+
+def _check(op: Op, tensor: Tensor, facets: Facets) -> None:
+    """A facet has its tensor's rank, and size 1 or the tensor's on each axis. Anything else is a bug in the rule."""
+    for facet in facets:
+        fits = facet.ndim == len(tensor.shape) and all(
+            f in (1, s) for f, s in zip(facet.shape, tensor.shape, strict=True)
+        )
+        if not fits:
+            raise AssertionError(
+                f"The rule of {op.where} gave '{tensor.name}' {list(tensor.shape)} a facet of shape {list(facet.shape)}."
+            )
+
