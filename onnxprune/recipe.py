@@ -1,0 +1,323 @@
+"""One value describes a whole run: the network, the data, how small, how trained, how measured.
+
+A recipe is read from YAML or built in Python. Every key has a default but `module`, `data` and `budget`; a key that
+isn't known is an error that names the nearest one.
+"""
+
+import difflib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from onnxprune.errors import RecipeError
+
+METRICS = ("top1", "top5", "error_rate")
+PROVIDERS = ("cpu", "cuda")
+ROUND_TO = ("cpu",)
+#: Built-in recipes are YAML files beside this module, read like anybody's.
+BUILT_IN_FOLDER = Path(__file__).parent / "recipes"
+TEMPLATE = "template"
+
+
+def _check_reference(text: Any) -> str:
+    """`package.module:object`, each part a Python name."""
+    module, colon, name = text.partition(":") if isinstance(text, str) else ("", "", "")
+    if not colon or not all(part.isidentifier() for part in f"{module}.{name}".split(".")):
+        raise ValueError("write it as package.module:object, for example my_project.net:build")
+    return text
+
+
+def _one_of(*names: str) -> BeforeValidator:
+    """One of the names given, or the user's own object."""
+
+    def check(text: Any) -> str:
+        if text in names:
+            return text
+        try:
+            return _check_reference(text)
+        except ValueError as error:
+            raise ValueError(f"choose {_either(names)}, or {error}") from None
+
+    return BeforeValidator(check)
+
+
+def _check_grain(value: Any) -> Any:
+    if value in ROUND_TO or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError(f"give a whole number of channels, or {_either(ROUND_TO)}")
+
+
+def _check_providers(value: Any) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
+    if names == ("auto",) or (names and set(names) <= set(PROVIDERS)):
+        return names
+    raise ValueError(f"give a list of {_either(PROVIDERS)}, or auto")
+
+
+def _either(names: Iterable[str]) -> str:
+    return " or ".join(filter(None, (", ".join([*names][:-1]), [*names][-1])))
+
+
+Reference = Annotated[str, BeforeValidator(_check_reference)]
+Positive = Annotated[int, Field(ge=1, strict=True)]
+Count = Annotated[int, Field(ge=0, strict=True)]
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    """A part of a recipe: read-only, and nothing in it goes unread."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Budget(_Section):
+    """What may be left: a fraction of the dense network, or an absolute figure above 1. All that are given hold."""
+
+    macs: Rate | None = None
+    params: Rate | None = None
+    bytes: Rate | None = None
+
+    @model_validator(mode="after")
+    def _something_is_asked(self) -> "Budget":
+        if not self.limits:
+            raise ValueError("name at least one of macs, params and bytes")
+        return self
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """{cost: limit} of what was given."""
+        return {name: value for name, value in self if value is not None}
+
+
+class Training(_Section):
+    """How a network is trained. The learning rate rises over `warmup` of the epochs, stays until `hold`, then falls."""
+
+    epochs: Positive
+    batch: Positive = 64
+    learning_rate: Rate = 3e-3
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
+    warmup: Fraction = 0.2
+    hold: Fraction = 0.0
+
+
+class Distillation(_Section):
+    """The dense network teaches the pruned one: `weight` of the loss is the softened difference to it."""
+
+    weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    temperature: Rate = 2.0
+
+
+class Finetuning(Training):
+    """Training while and after pruning: the steps are spread between two fractions of the epochs."""
+
+    epochs: Positive = 20
+    warmup: Fraction = 0.05
+    prune_start: Fraction = 0.05
+    prune_end: Fraction = 0.5
+    distillation: Distillation | None = Distillation()
+
+
+class Gates(_Section):
+    """What the result must reach: an accuracy drop the data can rule out, and a speed-up on each provider named."""
+
+    max_drop: Fraction | None = None
+    min_speedup: Rate | None = None
+
+
+class Measuring(_Section):
+    """How the latency of dense and pruned network is measured: each batch size and thread count for `seconds`."""
+
+    batches: tuple[Positive, ...] = (1,)
+    threads: tuple[Count, ...] = (1,)
+    seconds: Rate = 20.0
+
+
+class Recipe(_Section):
+    """A whole run. See `onnxprune recipe --template` for what each key means."""
+
+    name: str = "run"
+    module: Reference
+    data: Reference
+    metric: Annotated[str, _one_of(*METRICS)] = "top1"
+    loss: Annotated[str, _one_of("cross_entropy")] = "cross_entropy"
+
+    budget: Budget
+    criterion: Annotated[str, _one_of("taylor", "magnitude")] = "taylor"
+    schedule: Literal["cubic", "fixed", "one-shot"] = "cubic"
+    steps: Positive = 10
+    guard: Fraction = 0.05
+    tolerance: Fraction = 0.01
+    keep: tuple[str, ...] = ()
+    round_to: Annotated[Any, BeforeValidator(_check_grain)] = "cpu"
+
+    dense: Training | None = Training(epochs=20)
+    finetune: Finetuning = Finetuning()
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    providers: Annotated[tuple[str, ...], BeforeValidator(_check_providers)] = ("auto",)
+    measure: Measuring = Measuring()
+    gates: Gates = Gates()
+    seed: Count = 0
+
+    @model_validator(mode="after")
+    def _pruning_ends_after_it_starts(self) -> "Recipe":
+        if self.finetune.prune_end < self.finetune.prune_start:
+            raise ValueError("finetune.prune_end must not be below finetune.prune_start")
+        return self
+
+    @model_validator(mode="after")
+    def _one_shot_takes_one_step(self) -> "Recipe":
+        if self.schedule == "one-shot" and "steps" in self.model_fields_set and self.steps != 1:
+            raise ValueError("steps must be 1 with the schedule one-shot")
+        return self
+
+    @property
+    def providers_measured(self) -> tuple[str, ...]:
+        """Every provider to try; with `auto` CUDA is tried, and refused without consequence where there is none."""
+        return ("cpu", "cuda") if self.providers == ("auto",) else self.providers
+
+    @property
+    def providers_asked(self) -> frozenset[str]:
+        """The providers that count for the verdict."""
+        return frozenset({"cpu"} if self.providers == ("auto",) else self.providers)
+
+    def to_yaml(self) -> str:
+        """The whole recipe, defaults included, in the form that `load` reads."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load(source: "str | os.PathLike | Mapping[str, Any] | Recipe", **changes: Any) -> Recipe:
+    """Read a recipe from a YAML file, the name of a built-in one, a mapping, or a Recipe.
+
+    `changes` replace top-level keys, for example `load("digits", seed=1)`. Raises RecipeError naming file, key and way
+    out.
+    """
+    if isinstance(source, Recipe):
+        content, where = source.model_dump(exclude_unset=True), "the recipe"
+    elif isinstance(source, Mapping):
+        content, where = dict(source), "the recipe"
+    elif str(source) in built_in():
+        content, where = _parse(built_in_text(str(source)), str(source)), f"the recipe {source}"
+    else:
+        content, where = _parse(_read(Path(source)), str(source)), f"'{source}'"
+    try:
+        return Recipe.model_validate({**content, **changes})
+    except ValidationError as error:
+        problems = "; ".join(_sentence(problem) for problem in error.errors(include_url=False))
+        raise RecipeError(
+            f"{where[0].upper()}{where[1:]} can't be used: {problems}{'' if problems.endswith('?') else '.'} "
+            "`onnxprune recipe --template` shows every key."
+        ) from error
+
+
+def built_in() -> tuple[str, ...]:
+    """The names of the built-in recipes."""
+    return tuple(sorted(file.stem for file in BUILT_IN_FOLDER.glob("*.yaml") if file.stem != TEMPLATE))
+
+
+def template() -> str:
+    """A commented recipe with every key, which reads as a recipe itself."""
+    return _built_in_file(TEMPLATE).read_text(encoding="utf-8")
+
+
+def built_in_text(name: str) -> str:
+    """The YAML text of a built-in recipe. Raises RecipeError for a name that isn't one."""
+    if name not in built_in():
+        raise RecipeError(f"There is no built-in recipe {name!r}: choose one of {', '.join(built_in())}.")
+    return _built_in_file(name).read_text(encoding="utf-8")
+
+
+def _built_in_file(name: str) -> Path:
+    return BUILT_IN_FOLDER / f"{name}.yaml"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        names = ", ".join(built_in())
+        raise RecipeError(
+            f"The recipe '{path}' can't be read: {error.strerror}. Give a YAML file or a built-in recipe ({names})."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"The recipe '{path}' isn't text. `onnxprune recipe --template` prints one.") from error
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        content = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise RecipeError(
+            f"The recipe '{where}'{line} isn't YAML: {getattr(error, 'problem', None) or error}. "
+            "`onnxprune recipe --template` prints one that is."
+        ) from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"The recipe '{where}' holds no keys. `onnxprune recipe --template` prints one that does.")
+    return content
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without Python objects, in which a key that is written twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is written twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _sentence(problem: Mapping[str, Any]) -> str:
+    """One of pydantic's findings in our words."""
+    location = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        key, known = str(problem["loc"][-1]), _keys_beside(problem["loc"])
+        near = difflib.get_close_matches(key, known, 1)
+        elsewhere = [path for path in _all_keys() if path.split(".")[-1] == key]
+        if near or elsewhere:
+            return f"unknown key '{location}', did you mean '{(near or elsewhere)[0]}'?"
+        return f"unknown key '{location}' (known here: {', '.join(known)})"
+    if problem["type"] == "missing":
+        return f"'{location}' is missing"
+    message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "it should be")
+    return f"'{location}' is {problem['input']!r}: {message}" if location else message
+
+
+def _section_at(location: tuple) -> type[BaseModel] | None:
+    section: type[BaseModel] | None = Recipe
+    for part in location:
+        if section is None or part not in section.model_fields:
+            continue
+        section = _section_of(section.model_fields[part].annotation)
+    return section
+
+
+def _keys_beside(location: tuple) -> tuple[str, ...]:
+    section = _section_at(location[:-1])
+    return tuple(section.model_fields) if section else ()
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def _all_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[str]:
+    """Every key of a recipe as a dotted path."""
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        inner = _section_of(field.annotation)
+        if inner:
+            yield from _all_keys(inner, f"{prefix}{name}.")
