@@ -6,15 +6,59 @@ folded into each other: they keep their names.
 """
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
 #: Operators that compute shapes. All are pure; none reads the values of a large tensor.
 SHAPE_OPERATORS = frozenset(
-    "Abs Add And Cast CastLike Ceil Concat ConstantOfShape Div Equal Expand Floor Gather Greater GreaterOrEqual "
-    "Identity Less LessOrEqual Max Min Mod Mul Neg Not Or Pad Range ReduceMax ReduceMin ReduceProd ReduceSum Reshape "
-    "ScatterElements ScatterND Shape Sign Size Slice Split Sqrt Squeeze Sub Tile Transpose Unsqueeze Where".split()
+    [
+        "Abs",
+        "Add",
+        "And",
+        "Cast",
+        "CastLike",
+        "Ceil",
+        "Concat",
+        "ConstantOfShape",
+        "Div",
+        "Equal",
+        "Expand",
+        "Floor",
+        "Gather",
+        "Greater",
+        "GreaterOrEqual",
+        "Identity",
+        "Less",
+        "LessOrEqual",
+        "Max",
+        "Min",
+        "Mod",
+        "Mul",
+        "Neg",
+        "Not",
+        "Or",
+        "Pad",
+        "Range",
+        "ReduceMax",
+        "ReduceMin",
+        "ReduceProd",
+        "ReduceSum",
+        "Reshape",
+        "ScatterElements",
+        "ScatterND",
+        "Shape",
+        "Sign",
+        "Size",
+        "Slice",
+        "Split",
+        "Sqrt",
+        "Squeeze",
+        "Sub",
+        "Tile",
+        "Transpose",
+        "Unsqueeze",
+        "Where",
+    ]
 )
 
 #: Results above this many elements stay computed: shapes are small.
@@ -54,6 +98,17 @@ def fold_shape_arithmetic(model: ir.Model) -> None:
         for out, array in zip(node.outputs, results, strict=True):
             _become_initializer(graph, out, array)
         graph.remove(node, safe=True)
+    for node in graph:
+        if node.op_type in ("Conv", "ConvTranspose", "Gemm") and not node.domain:
+            _drop_zero_bias(node)
+
+
+def _drop_zero_bias(node: ir.Node) -> None:
+    """A bias that was computed to be all zeros stands for none."""
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is not None and "folded" in bias.meta and not bias.const_value.numpy().any():
+        node.replace_input_with(2, None)
+        node.resize_inputs(2)
 
 
 def _attributes(node: ir.Node):
@@ -104,9 +159,7 @@ def _static_shape(node: ir.Node) -> list[np.ndarray] | None:
 
 def _become_initializer(graph: ir.Graph, out: ir.Value, array: np.ndarray) -> None:
     tensor = ir.tensor(np.ascontiguousarray(array), name=out.name)
-    value = ir.Value(
-        name=out.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
-    )
+    value = ir.Value(name=out.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
     value.meta["folded"] = True
     out.replace_all_uses_with(value)
     out.name = f"{out.name}.folded"

@@ -29,7 +29,7 @@ from onnxprune.errors import ModelError, OutputError
 from onnxprune.graph.fold import fold_shape_arithmetic
 
 if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
+    pass
 
 logging.getLogger("onnx_ir").setLevel(logging.ERROR)
 

@@ -174,4 +174,3 @@ def _check(op: Op, tensor: Tensor, facets: Facets) -> None:
             raise AssertionError(
                 f"The rule of {op.where} gave '{tensor.name}' {list(tensor.shape)} a facet of shape {list(facet.shape)}."
             )
-

@@ -97,7 +97,9 @@ def _add_bias(op: Op, out: Facets) -> Facets:
         return out
     shape = op.outputs[0].shape
     column = (1, -1) + (1,) * (len(shape) - 2)
-    view = bias.view(tuple(s if i == 1 else 1 for i, s in enumerate(shape)), tuple(f.reshape(column) for f in bias.facets))
+    view = bias.view(
+        tuple(s if i == 1 else 1 for i, s in enumerate(shape)), tuple(f.reshape(column) for f in bias.facets)
+    )
     return op.meet([op.outputs[0].view(shape, out), view])
 
 
@@ -117,7 +119,9 @@ def grouped_weight(ledger: Ledger, shape: tuple[int, ...], group: int, transpose
     return tuple(facets)
 
 
-def _grouped(op: Op, x: Tensor, w: Tensor, group: int, *, into: int, out_per_group: int, weight_out: int, weight_in: int):
+def _grouped(
+    op: Op, x: Tensor, w: Tensor, group: int, *, into: int, out_per_group: int, weight_out: int, weight_in: int
+):
     """Labels of a grouped convolution, on grids of (group, place in the group)."""
     rank = len(op.outputs[0].shape)
     op.pin([f for f in x.facets if spans(f) != (1,)], "computes groups over an axis other than the channels'")

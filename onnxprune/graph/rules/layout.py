@@ -361,4 +361,3 @@ def shape_of(op: Op) -> None:
 def creates(op: Op) -> None:
     """Creates a tensor whose axes can't shrink."""
     op.pin([f for t in op.inputs if t is not None for f in t.facets], "reads values as sizes or positions")
-

@@ -1,0 +1,56 @@
+"""Cut an array down to the elements a mask keeps, as long as what remains is a box."""
+
+import numpy as np
+
+
+def kept_along(mask: np.ndarray, axis: int, size: int) -> np.ndarray:
+    """Which places along `axis` keep anything: bool [size]."""
+    if mask.shape[axis] == 1:
+        return np.full(size, bool(mask.any()))
+    return mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis))
+
+
+def shape_after(mask: np.ndarray, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that remains. `mask` broadcasts to `shape`; raises ValueError where no box remains."""
+    axes = [a for a, size in enumerate(mask.shape) if size > 1]
+    sizes = list(shape)
+    for axis, size in zip(axes, _box(mask.squeeze()), strict=True):
+        sizes[axis] = size
+    return tuple(sizes)
+
+
+def take(array: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The elements that stay, in their order; every surviving row of a grid keeps as many, each its own choice."""
+    axes = [a for a, size in enumerate(mask.shape) if size > 1]
+    if not axes:
+        return array
+    lines = [kept_along(mask, a, array.shape[a]) for a in axes]
+    squeezed = mask.squeeze()
+    if squeezed.sum() == np.prod([line.sum() for line in lines]):
+        index = [np.arange(size) for size in array.shape]
+        for axis, line in zip(axes, lines, strict=True):
+            index[axis] = np.flatnonzero(line)
+        return array[np.ix_(*index)]
+    rest = [a for a in range(array.ndim) if a not in axes]
+    front = array.transpose(axes + rest)
+    sizes = _box(squeezed)
+    chosen = front[squeezed].reshape(sizes + tuple(array.shape[a] for a in rest))
+    return np.ascontiguousarray(chosen.transpose(np.argsort(axes + rest)))
+
+
+def _box(mask: np.ndarray) -> tuple[int, ...]:
+    """Sizes of what `mask` keeps: rows that keep nothing go, the others keep the same box."""
+    if mask.ndim == 0:
+        return ()
+    if mask.ndim == 1:
+        return (int(mask.sum()),)
+    rows = mask.reshape(len(mask), -1)
+    counts = rows.sum(axis=1)
+    alive = np.flatnonzero(counts)
+    if not len(alive):
+        return (0,) * mask.ndim
+    inner = _box(mask[alive[0]])
+    for row in alive[1:]:
+        if counts[row] != counts[alive[0]] or (mask.ndim > 2 and _box(mask[row]) != inner):
+            raise ValueError(f"row {row} keeps {counts[row]} places where row {alive[0]} keeps {counts[alive[0]]}")
+    return (len(alive), *inner)

@@ -1,0 +1,179 @@
+"""Delete units: slice tensors where the labels say, and mend the constants that mention a shrunken axis."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from onnxprune.errors import InputError
+from onnxprune.graph import shapes
+from onnxprune.graph.compact import kept_along, shape_after, take
+from onnxprune.graph.model import Model
+from onnxprune.graph.rules import MENDS, Change, Mended
+from onnxprune.graph.units import Channels, Unit
+
+#: A sliced tensor up to this many elements is kept once computed; larger ones are sliced again when they are read.
+_CACHED_ELEMENTS = 2**20
+
+
+def remove(model: Model, channels: Channels, units: Iterable[Unit | int]) -> Model:
+    """Return `model` without `units`; the function is that of `mask(model, channels, units)`.
+
+    Raises EmptyAxisError, naming the axis, where nothing would be left of one. Tensors are sliced when they are read.
+    """
+    check_belongs(model, channels)
+    deleted = channels.deleted(units)
+    masks, after = _shapes_after(channels, deleted)
+    copy = model.ir.clone()
+    twin = twins(model.ir, copy)
+    for value, mask in masks.items():
+        _reshape_value(twin[value], channels, value, after[value])
+        if value.const_value is not None:
+            twin[value].const_value = _sliced(value, mask, after[value])
+    if masks:
+        _mend(model, channels, copy, twin, masks, after)
+    kept = {name: original for name, original in model.copies.items() if name in copy.graph.initializers}
+    merge_copies(copy, kept)
+    RemoveUnusedNodesPass()(copy)
+    left = {name: original for name, original in kept.items() if name in copy.graph.initializers}
+    return Model(copy, model.name, left)
+
+
+def check_belongs(model: Model, channels: Channels) -> None:
+    if channels.model is not model:
+        raise InputError("These channels were traced from another model. Trace the model you are changing.")
+
+
+def twins(original: ir.Model, copy: ir.Model) -> dict[ir.Value, ir.Value]:
+    """{value: its counterpart in the clone}."""
+    pairs = dict(zip(original.graph.inputs, copy.graph.inputs, strict=True))
+    for name, value in original.graph.initializers.items():
+        pairs[value] = copy.graph.initializers[name]
+    for node, other in zip(original.graph, copy.graph, strict=True):
+        pairs.update(zip(node.outputs, other.outputs, strict=True))
+    return pairs
+
+
+def _shapes_after(channels: Channels, deleted: np.ndarray):
+    """Masks of the tensors that shrink, and the shape of every tensor afterwards, under the trace's probe."""
+    masks: dict[ir.Value, np.ndarray] = {}
+    after = dict(channels.trace.shape_of)
+    for value, facets in channels.trace.facets.items():
+        if facets:
+            mask = channels.keep_mask(value, deleted)
+            if not mask.all():
+                masks[value] = mask
+                try:
+                    after[value] = shape_after(mask, after[value])
+                except ValueError as error:
+                    raise AssertionError(f"Units leave '{value.name}' ragged: {error}.") from error
+    return masks, after
+
+
+def _reshape_value(value: ir.Value, channels: Channels, before: ir.Value, shape: tuple[int, ...]) -> None:
+    if value.shape is None:
+        return
+    old = channels.trace.shape_of[before]
+    dims: list[int | ir.SymbolicDim] = []
+    for axis, dim in enumerate(value.shape):
+        if shape[axis] == old[axis]:
+            dims.append(dim)
+        else:
+            dims.append(ir.SymbolicDim(None) if channels.trace.is_dynamic(before, axis) else shape[axis])
+    value.shape = ir.Shape(dims)
+
+
+def _sliced(value: ir.Value, mask: np.ndarray, shape: tuple[int, ...]) -> ir.LazyTensor:
+    tensor = value.const_value
+
+    def cut() -> ir.TensorProtocol:
+        return ir.tensor(np.ascontiguousarray(take(tensor.numpy(), mask)), dtype=tensor.dtype, name=value.name)
+
+    small = int(np.prod(shape)) <= _CACHED_ELEMENTS
+    return ir.LazyTensor(cut, dtype=tensor.dtype, shape=ir.Shape(shape), cache=small, name=value.name)
+
+
+def _mend(model: Model, channels: Channels, copy: ir.Model, twin, masks, after) -> None:
+    """Recompute constants that mention a changed axis; shape arithmetic that adapts by itself is left alone."""
+    trace = channels.trace
+    values: dict[ir.Value, np.ndarray] = {}
+    if any((node.domain, node.op_type) in MENDS for node in model.ir.graph):
+        values = shapes.evaluate(copy, {twin[v]: shape for v, shape in after.items() if v in twin})
+    for node, other in zip(model.ir.graph, list(copy.graph), strict=True):
+        function = MENDS.get((node.domain, node.op_type))
+        touched = any(v in masks for v in [*node.inputs, *node.outputs] if v is not None)
+        if function is None or not touched:
+            continue
+        change = Change(
+            node=node,
+            version=node.version or model.ir.graph.opset_imports.get(node.domain, 1),
+            before=[None if v is None else trace.shape_of.get(v) for v in node.inputs],
+            after=[None if v is None else after.get(v) for v in node.inputs],
+            outputs_before=[trace.shape_of[v] for v in node.outputs],
+            outputs_after=[after[v] for v in node.outputs],
+            kept=lambda v, axis: (
+                kept_along(masks[v], axis, trace.shape_of[v][axis])
+                if v in masks
+                else np.ones(trace.shape_of[v][axis], bool)
+            ),
+            value=lambda i, other=other: _value(other, i, values),
+            dynamic=trace.is_dynamic,
+        )
+        mended = function(change)
+        if mended is not None:
+            _apply(copy.graph, other, mended)
+
+
+def _value(node: ir.Node, index: int, values: Mapping[ir.Value, np.ndarray]) -> np.ndarray | None:
+    value = node.inputs[index] if index < len(node.inputs) else None
+    return None if value is None else values.get(value)
+
+
+def _apply(graph: ir.Graph, node: ir.Node, mended: Mended) -> None:
+    for name, value in mended.attributes.items():
+        if value is None:
+            node.attributes.pop(name, None)
+        elif isinstance(value, int):
+            node.attributes[name] = ir.AttrInt64(name, value)
+        else:
+            node.attributes[name] = ir.AttrInt64s(name, list(value))
+    for index, array in mended.inputs.items():
+        if len(node.inputs) <= index:
+            node.resize_inputs(index + 1)
+        old = node.inputs[index]
+        if old is not None and old.const_value is not None and np.array_equal(old.const_value.numpy(), array):
+            continue
+        name = _free_name(graph, f"{node.name}.input{index}")
+        tensor = ir.tensor(np.asarray(array, np.int64), name=name)
+        new = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
+        graph.register_initializer(new)
+        node.replace_input_with(index, new)
+
+
+def _free_name(graph: ir.Graph, name: str) -> str:
+    number, candidate = 1, name
+    while candidate in graph.initializers:
+        number += 1
+        candidate = f"{name}.{number}"
+    return candidate
+
+
+def merge_copies(model: ir.Model, copies: Mapping[str, str]) -> None:
+    """Give back what un-sharing took: copies that still hold the same become one initializer again."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name, original in copies.items():
+        groups[original].append(name)
+    initializers = model.graph.initializers
+    for original, names in groups.items():
+        seen: dict[tuple, ir.Value] = {}
+        for name in [original, *names]:
+            value = initializers.get(name)
+            if value is None:
+                continue
+            array = value.const_value.numpy()
+            first = seen.setdefault((array.shape, array.tobytes()), value)
+            if first is not value:
+                value.replace_all_uses_with(first)
+                del initializers[name]

@@ -1,0 +1,402 @@
+"""Units: the smallest legal deletions, what each is worth, and why anything else stays."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxprune.errors import EmptyAxisError, InputError
+from onnxprune.graph import grids
+from onnxprune.graph.labels import PINNED, Facet, spans
+from onnxprune.graph.model import Model, load
+from onnxprune.graph.trace import Trace, walk
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One smallest legal deletion.
+
+    `kind` is "channel", "neuron", "embedding" or "conv group"; `size` the number of weights it deletes; `exactness`
+    is "exact" (the function of the zeroed network is kept) or "restated"; `where` names its first weight.
+    """
+
+    index: int
+    kind: str
+    size: int
+    exactness: str
+    where: str
+    channels: tuple[int, ...] = field(repr=False)
+
+
+def trace(model) -> "Channels":
+    """Find every unit of `model` (anything `load` takes). Raises ModelError for a file that can't be read."""
+    return Channels(walk(load(model)))
+
+
+class Channels:
+    """The units of one model, what pins the rest, and the masks that deletions leave."""
+
+    def __init__(self, trace: Trace, order: np.ndarray | None = None):
+        self.trace = trace
+        self.channel = trace.ledger.solve()  # label -> channel
+        self.count = int(self.channel.max()) + 1
+        self._order = np.arange(self.count) if order is None else order
+
+    @property
+    def model(self) -> Model:
+        return self.trace.model
+
+    def __repr__(self) -> str:
+        kinds = defaultdict(int)
+        for unit in self.units:
+            kinds[unit.kind] += 1
+        listed = ", ".join(f"{n} {kind}{'s' if n > 1 else ''}" for kind, n in sorted(kinds.items())) or "no unit"
+        return f"Channels({self.model.name!r}: {listed}; {self.prunable:.1%} of the weights prunable)"
+
+    # ---- units ------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _grids(self) -> tuple[list[grids.Grid], np.ndarray]:
+        facets = (f for found in self.trace.facets.values() for f in found)
+        return grids.collect(facets, self.trace.ledger.grids, self.channel)
+
+    @cached_property
+    def pin_reasons(self) -> dict[int, str]:
+        """{channel that stays: why}."""
+        reasons: dict[int, str] = {}
+        for _, labels, reason in self.trace.ledger.pins:
+            for name in np.unique(self.channel[labels]):
+                reasons.setdefault(int(name), reason)
+        reasons.setdefault(int(self.channel[PINNED]), "padding or concatenation with something that can't shrink")
+        for name in self._grids[1]:
+            reasons.setdefault(int(name), "its labels span three axes or more")
+        for value, facets in self.trace.facets.items():
+            for facet in facets:
+                if facet.size > 1:
+                    first = self.channel[facet.flat[0]]
+                    if int(first) not in reasons and (self.channel[facet] == first).all():
+                        reasons[int(first)] = f"'{value.name}' has no other channel on its axis"
+        return reasons
+
+    @cached_property
+    def units(self) -> tuple[Unit, ...]:
+        """The smallest legal deletions, in graph order; rows of grids (conv groups) last."""
+        pinned = np.zeros(self.count, bool)
+        pinned[list(self.pin_reasons)] = True
+        bundles, refused = grids.bundle(self._grids[0], self.count, self._order)
+        for name, reason in refused.items():
+            self.pin_reasons.setdefault(name, reason)
+        loose = {int(c) for members in bundles for c in members} | set(refused)
+        names = {int(c) for labels, _ in self.trace.ledger.rows for c in self.channel[labels]}
+        plain = [np.array([c]) for c in range(self.count) if not pinned[c] and c not in loose and c not in names]
+        legal = plain + [b for b in bundles if not pinned[b].any() and not self._empties(b)]
+        legal.sort(key=lambda members: int(members.min()))
+        for members in bundles:
+            if not pinned[members].any() and self._empties(members):
+                for c in members:
+                    self.pin_reasons.setdefault(int(c), "nothing else is left in its row")
+        found = []
+        for members in legal + self._row_units(pinned, set(refused)):
+            size = self._size(members)
+            if size:
+                kind, where = self._describe(members)
+                found.append(Unit(len(found), kind, size, "exact", where, tuple(int(c) for c in members)))
+        return tuple(found)
+
+    def _row_units(self, pinned: np.ndarray, refused: set[int]) -> list[np.ndarray]:
+        """Whole rows: a conv group with all its inputs and outputs."""
+        members: dict[int, set[int]] = defaultdict(set)
+        for labels, grid in self.trace.ledger.rows:
+            for name, row in zip(self.channel[labels], self.channel[grid], strict=True):
+                members[int(name)] |= {int(c) for c in row} | {int(name)}
+        merged = _merge_overlapping(members)
+        legal = []
+        deleted = np.zeros(self.count, bool)
+        for group in merged:
+            chosen = np.array(sorted(group))
+            if pinned[chosen].any() or refused & group:
+                continue
+            deleted[chosen] = True
+            regular = all(g.stays_regular(deleted) for g in self._grids[0])
+            deleted[chosen] = False
+            if regular and not self._empties(chosen):
+                legal.append(chosen)
+        return legal
+
+    def _empties(self, members: np.ndarray) -> bool:
+        deleted = np.zeros(self.count, bool)
+        deleted[members] = True
+        return self._emptied(deleted) is not None
+
+    def _emptied(self, deleted: np.ndarray) -> tuple[str, int] | None:
+        """(tensor, axis) that the deletion would leave without elements."""
+        for name, shape_axes, named in self._axes:
+            if deleted[named].all():
+                return name, shape_axes
+        return None
+
+    @cached_property
+    def _axes(self) -> list[tuple[str, int, np.ndarray]]:
+        """Every distinct labelled axis, as the set of its channels."""
+        seen: dict[bytes, tuple[str, int, np.ndarray]] = {}
+        for value, facets in self.trace.facets.items():
+            for facet in facets:
+                if facet.size > 1:
+                    named = np.unique(self.channel[facet])
+                    seen.setdefault(named.tobytes(), (value.name or "", spans(facet)[0], named))
+        return list(seen.values())
+
+    def _describe(self, members: np.ndarray) -> tuple[str, str]:
+        kinds = {self._kinds.get(int(c)) for c in members} - {None}
+        order = ("conv group", "channel", "neuron", "embedding")
+        kind = next((k for k in order if k in kinds), "channel")
+        place = self._places.get(int(members[0])) or next(
+            (self._places[int(c)] for c in members if int(c) in self._places), ""
+        )
+        return kind, place
+
+    @cached_property
+    def _kinds(self) -> dict[int, str]:
+        rank = {"conv group": 0, "channel": 1, "neuron": 2, "embedding": 3}
+        found: dict[int, str] = {}
+        for labels, kind in self.trace.ledger.kinds:
+            for name in np.unique(self.channel[labels]):
+                if rank[kind] < rank.get(found.get(int(name), ""), 9):
+                    found[int(name)] = kind
+        return found
+
+    @cached_property
+    def _places(self) -> dict[int, str]:
+        """{channel: the first weight that carries it, as text like 'conv1.weight[3]'}."""
+        found: dict[int, str] = {}
+        for name, facets in self.parameters():
+            for facet in facets:
+                axes = spans(facet)
+                if len(axes) != 1:
+                    continue
+                colons = ":, " * axes[0]
+                for place, c in enumerate(self.channel[facet].ravel().tolist()):
+                    found.setdefault(c, f"{name}[{colons}{place}]")
+        return found
+
+    # ---- weights ----------------------------------------------------------------------------------------------------
+
+    def parameters(self) -> Iterator[tuple[str, tuple[Facet, ...]]]:
+        """(initializer name, its facets) of every labelled float initializer that isn't a copy."""
+        for name, value in self.model.ir.graph.initializers.items():
+            if name not in self.model.copies and _is_weight(value):
+                yield name, self.facets(value)
+
+    def facets(self, value: ir.Value) -> tuple[Facet, ...]:
+        return tuple(self.trace.facets.get(value, ()))
+
+    def _size(self, members: np.ndarray) -> int:
+        """How many weights the channels delete together."""
+        if len(members) == 1:
+            return int(self._sizes[members[0]])
+        deleted = np.zeros(self.count, bool)
+        deleted[members] = True
+        return int(sum(per_place * gone(deleted).sum() for per_place, gone in self._counters(members)))
+
+    def _counters(self, members: np.ndarray):
+        touched = {t for c in members for t in self._tensors_of.get(int(c), ())}
+        for name in sorted(touched):
+            value = self.model.ir.graph.initializers[name]
+            facets = self.facets(value)
+            joint = np.broadcast_shapes(*[f.shape for f in facets])
+            per_place = int(np.prod(self.trace.shape_of[value])) // int(np.prod(joint))
+            yield per_place, lambda deleted, facets=facets: _any(deleted, [self.channel[f] for f in facets])
+
+    @cached_property
+    def _tensors_of(self) -> dict[int, set[str]]:
+        found: dict[int, set[str]] = defaultdict(set)
+        for name, facets in self.parameters():
+            for facet in facets:
+                for c in np.unique(self.channel[facet]):
+                    found[int(c)].add(name)
+        return found
+
+    @cached_property
+    def _sizes(self) -> np.ndarray:
+        """Number of weights that each channel deletes by itself."""
+        return self.weigh({name: None for name, _ in self.parameters()})
+
+    def weigh(self, saliency: Mapping[str, np.ndarray | None]) -> np.ndarray:
+        """Sum a saliency over the weights of each channel: {initializer name: array of its shape} -> array [channels].
+
+        None stands for all ones. Elements that two facets of a tensor give to one channel count once.
+        """
+        total = np.zeros(self.count)
+        for name, facets in self.parameters():
+            if name not in saliency:
+                continue
+            array = saliency[name]
+            shape = self.trace.shape_of[self.model.ir.graph.initializers[name]]
+            if array is None:
+                array = np.broadcast_to(np.float64(1), shape)
+            named = [self.channel[f] for f in facets]
+            for facet in named:
+                summed = _sum_to(array, facet.shape)
+                total += np.bincount(facet.ravel(), weights=summed.ravel(), minlength=self.count)
+            for i, a in enumerate(named):
+                for b in named[:i]:
+                    total -= self._shared(array, a, b)
+        return total
+
+    def _shared(self, array: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """What was counted twice because both facets give an element the same channel."""
+        if not np.intersect1d(a, b).size:
+            return np.zeros(self.count)
+        a, b = np.broadcast_arrays(a, b)
+        same = a == b
+        summed = _sum_to(array, a.shape)
+        return np.bincount(a[same], weights=summed[same], minlength=self.count)
+
+    def importance(self, saliency: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The saliency of each unit: the sum over its channels. Array [units]."""
+        total = self.weigh(saliency)
+        return np.array([total[list(unit.channels)].sum() for unit in self.units])
+
+    def ranked(self, saliency: Mapping[str, np.ndarray]) -> "Channels":
+        """The same channels, with bundles that follow the ranking: the k-th bundle has each row's k-th least important.
+
+        `saliency` is {initializer name: array of its shape}.
+        """
+        total = self.weigh(saliency)
+        return Channels(self.trace, np.argsort(np.argsort(total, kind="stable"), kind="stable"))
+
+    @cached_property
+    def prunable(self) -> float:
+        """Fraction of the weights that some unit can delete."""
+        total = sum(_sizes(self.parameters(), self))
+        return 1 - sum(self.pinned.values()) / total if total else 0.0
+
+    @cached_property
+    def pinned(self) -> dict[str, int]:
+        """{reason: number of weights that no unit can delete because of it}, largest first."""
+        deletable = np.zeros(self.count, bool)
+        for unit in self.units:
+            deletable[list(unit.channels)] = True
+        found: dict[str, int] = defaultdict(int)
+        for name, facets in self.parameters():
+            shape = self.trace.shape_of[self.model.ir.graph.initializers[name]]
+            named = [self.channel[f] for f in facets]
+            stuck = ~_any(deletable, named) if named else np.ones((1,) * len(shape), bool)
+            per_place = int(np.prod(shape)) // max(int(np.prod(stuck.shape)), 1)
+            number = int(stuck.sum()) * per_place
+            if number:
+                reasons = [self.pin_reasons[int(c)] for a in named for c in np.unique(a) if int(c) in self.pin_reasons]
+                found[reasons[0] if reasons else f"'{name}' has no labelled axis"] += number
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+    # ---- deletion ---------------------------------------------------------------------------------------------------
+
+    def deleted(self, units: Iterable[Unit | int]) -> np.ndarray:
+        """Which channels a set of units deletes: bool [channels]. Raises EmptyAxisError, naming the tensor and axis."""
+        deleted = np.zeros(self.count, bool)
+        for unit in units:
+            deleted[list(self._unit(unit).channels)] = True
+        emptied = self._emptied(deleted)
+        if emptied:
+            name, axis = emptied
+            raise EmptyAxisError(
+                f"Deleting these units leaves nothing of axis {axis} of '{name}'. Keep at least one unit there."
+            )
+        return deleted
+
+    def _unit(self, unit: Unit | int) -> Unit:
+        if isinstance(unit, Unit):
+            return unit
+        if not 0 <= unit < len(self.units):
+            raise InputError(f"There is no unit {unit}: this model has units 0 to {len(self.units) - 1}.")
+        return self.units[unit]
+
+    def keep_mask(self, value: ir.Value, deleted: np.ndarray) -> np.ndarray:
+        """Which elements of a tensor stay: bool, broadcastable to its shape, of size 1 where no facet speaks."""
+        facets = self.facets(value)
+        if not facets:
+            return np.ones((1,) * len(self.trace.shape_of[value]), bool)
+        return ~_any(deleted, [self.channel[f] for f in facets])
+
+    def keep_masks(self, units: Sequence[Unit | int]) -> dict[str, np.ndarray]:
+        """{initializer name: bool array of its shape, False = goes}, for every initializer that loses something."""
+        deleted = self.deleted(units)
+        masks = {}
+        for name, value in self.model.ir.graph.initializers.items():
+            mask = self.keep_mask(value, deleted)
+            if not mask.all():
+                masks[name] = np.ascontiguousarray(np.broadcast_to(mask, self.trace.shape_of[value]))
+        return masks
+
+    def explain(self, name: str) -> str:
+        """The chain of ties and pins behind each axis of a tensor. Raises InputError for an unknown name."""
+        found = [v for v in self.trace.facets if v.name == name]
+        if not found:
+            known = ", ".join(n for n, _ in list(self.parameters())[:5])
+            raise InputError(f"There is no tensor '{name}'. Names are as in the file, for example: {known}.")
+        nodes = list(self.model.ir.graph)
+        shape = self.trace.shape_of.get(found[0])
+        lines = [f"{name} {list(shape) if shape else ''}"]
+        for facet in self.facets(found[0]):
+            mine = np.unique(self.channel[facet])
+            axes = ", ".join(str(a) for a in spans(facet))
+            lines.append(f"  axis {axes}: {len(mine)} channels")
+            for at, a, b in self.trace.ledger.ties:
+                if np.isin(self.channel[a], mine).any() and not np.array_equal(a, b):
+                    node = nodes[at]
+                    operands = ", ".join(v.name or "" for v in node.inputs if v is not None)
+                    line = f"    tied by {node.op_type} '{node.name}' ({operands})"
+                    if line not in lines:
+                        lines.append(line)
+            reasons = {self.pin_reasons[int(c)] for c in mine if int(c) in self.pin_reasons}
+            lines += [f"    pinned: {reason}" for reason in sorted(reasons)]
+        if len(lines) == 1:
+            lines.append("  no axis can shrink")
+        return "\n".join(lines)
+
+
+def _is_weight(value: ir.Value) -> bool:
+    tensor = value.const_value
+    return tensor is not None and tensor.dtype.is_floating_point() and tensor.size > 1
+
+
+def _sizes(parameters, channels: Channels) -> Iterator[int]:
+    for name, _ in parameters:
+        yield int(np.prod(channels.trace.shape_of[channels.model.ir.graph.initializers[name]]))
+
+
+def _any(flags: np.ndarray, named: Sequence[np.ndarray]) -> np.ndarray:
+    """Where any of the facets' channels is flagged, broadcast over the axes they speak about."""
+    result = flags[named[0]]
+    for other in named[1:]:
+        result = result | flags[other]
+    return result
+
+
+def _sum_to(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    axes = tuple(a for a, size in enumerate(shape) if size == 1 and array.shape[a] != 1)
+    return array.sum(axis=axes, keepdims=True, dtype=np.float64) if axes else np.asarray(array, np.float64)
+
+
+def _merge_overlapping(members: Mapping[int, set[int]]) -> list[set[int]]:
+    """Rows that share a channel go together."""
+    owner: dict[int, int] = {}
+    parent = {name: name for name in members}
+
+    def find(name: int) -> int:
+        while parent[name] != name:
+            name = parent[name]
+        return name
+
+    for name, channels in members.items():
+        for c in channels:
+            if c in owner:
+                parent[find(name)] = find(owner[c])
+            owner[c] = name
+    merged: dict[int, set[int]] = defaultdict(set)
+    for name, channels in members.items():
+        merged[find(name)] |= channels
+    return [merged[name] for name in sorted(merged)]
