@@ -31,7 +31,7 @@ def main(folder: Path) -> int:
             reply = ("failure", _out_of_memory(memory_mb), reply[2])
     except MemoryError as error:
         reply = ("failure", _out_of_memory(memory_mb), str(error))
-    except Exception as error:  # the parent raises it again as a RuntimeFailure
+    except Exception as error:  # noqa: BLE001 - the parent raises it again, as a RuntimeFailure
         words = _out_of_memory(memory_mb) if _is_out_of_memory(error) else _one_line(error)
         reply = ("failure", words, "".join(traceback.format_exception(error)))
     # Written beside and renamed: a child that dies while it writes leaves no reply at all.

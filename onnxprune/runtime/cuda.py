@@ -28,6 +28,7 @@ def why_not_cuda() -> str | None:
     driver = _driver()
     missing = missing_libraries()
     if missing:
+        missing += [] if driver else ["libcuda"]
         return (
             f"the CUDA provider of ONNX Runtime {onnxruntime.__version__} can't load {', '.join(missing)}: install "
             f"{'the NVIDIA driver and ' if driver is None else ''}CUDA {cuda_major()} (pip install 'onnxprune[cuda]')"

@@ -162,8 +162,9 @@ def _open(
         options.enable_profiling = True
         options.profile_file_prefix = profile_prefix
     source = model if isinstance(model, bytes) else str(model)
+    providers = _providers(settings)
     try:
-        session = onnxruntime.InferenceSession(source, options, providers=_providers(settings))
+        session = onnxruntime.InferenceSession(source, options, providers=providers)
     except Exception as error:
         where = "the model" if isinstance(model, bytes) else str(model)
         raise ModelError(f"ONNX Runtime can't open {where}: {_first_line(error)}") from error

@@ -9,6 +9,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -16,8 +17,10 @@ import onnxruntime
 from onnxprune.runtime import cuda
 from onnxprune.runtime.session import Placement, SessionSettings, open_session, profiled_placement
 
-BURST_S = 0.005
+BURST_S = 0.01  # an arm runs this long (or once) before it is another's turn
+LEAST_TURNS = 3  # of each arm in a round
 WARM_UP_S = 0.25
+WARM_UP_RUNS = 5  # in one of the windows that must agree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,13 +110,15 @@ def runner(
 
 
 def warm_up(run: Callable[[], float]) -> float:
-    """Run until two windows of five agree within 5%, or WARM_UP_S is over; the last window's median in seconds."""
+    """Run until two windows agree within 5%, or WARM_UP_S is over; the last window's median in seconds."""
     end = time.perf_counter() + WARM_UP_S
     previous = math.inf
     while True:
-        window = [run() for _ in range(5)]
+        window = [run()]
+        while len(window) < WARM_UP_RUNS and time.perf_counter() < end:
+            window.append(run())
         median = float(np.median(window))
-        if abs(median - previous) <= 0.05 * median or time.perf_counter() > end:
+        if abs(median - previous) <= 0.05 * median or time.perf_counter() >= end:
             return median
         previous = median
 
@@ -131,19 +136,26 @@ def _round(
     for arm in order.sample(arms, len(arms)):
         runs[arm] = runner(open_session(models[arm], settings), settings, feed)
     for arm in order.sample(arms, len(arms)):
-        bursts[arm] = min(200, max(3, math.ceil(BURST_S / warm_up(runs[arm]))))
+        bursts[arm] = min(500, math.ceil(BURST_S / warm_up(runs[arm])))
     times: list[list[float]] = [[] for _ in arms]
     end = time.perf_counter() + round_s
-    while not times[0] or time.perf_counter() < end:
+    turns = 0
+    while turns < LEAST_TURNS or time.perf_counter() < end:
         for arm in order.sample(arms, len(arms)):
             run = runs[arm]
-            run()  # finds the other arm's data in the caches: not counted
+            if bursts[arm] > 1:
+                run()  # finds the other arm's data in the caches: not counted
             times[arm].extend(run() for _ in range(bursts[arm]))
+        turns += 1
     return Round(tuple(np.array(samples) * 1e3 for samples in times))
 
 
 def _peak_memory_mb() -> float | None:
     """Largest resident size of this process so far in MB, None where the system doesn't say."""
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss would start with what the parent had: Linux keeps it over exec
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+        return int(lines["VmHWM"].split()[0]) / (1 << 10) if "VmHWM" in lines else None
     if sys.platform == "win32":
         return None
     import resource  # not on Windows

@@ -1,0 +1,73 @@
+"""From what was measured and what was asked to verdicts, each with a sentence where it isn't plain."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from onnxprune.runtime.equivalence import Equivalence
+from onnxprune.runtime.latency import LatencyComparison
+from onnxprune.runtime.results import AccuracyRow, Gate, GateVerdict, describe_setting, format_difference
+
+
+def decide_gates(
+    equivalence: Equivalence | None,
+    accuracy: Iterable[AccuracyRow],
+    latency: Iterable[LatencyComparison],
+    *,
+    asked: Collection[str],
+    min_speedup: float | None,
+) -> tuple[Gate, ...]:
+    """One gate for each thing asked for. Providers that aren't in `asked` get none: they never change a verdict."""
+    gates = [] if equivalence is None else [equivalence_gate(equivalence)]
+    refusals: dict[str, str] = {}
+    for row in accuracy:
+        if row.provider not in asked:
+            continue
+        if row.verdict == "refused":
+            refusals.setdefault(row.provider, row.reason)
+        elif row.verdict != "measured":
+            gates.append(accuracy_gate(row))
+    for comparison in latency:
+        if comparison.provider not in asked:
+            continue
+        if comparison.refused:
+            refusals.setdefault(comparison.provider, comparison.refused)
+        elif min_speedup is not None:
+            gates.append(speedup_gate(comparison, min_speedup))
+    gates += [Gate(f"provider {name}", "a measurement", "none", "refused", why) for name, why in refusals.items()]
+    return tuple(gates)
+
+
+def equivalence_gate(found: Equivalence) -> Gate:
+    """Is the error within the tolerance?"""
+    asked = f"error of at most {found.tolerance:.0e} of the range"
+    measured = f"{found.error_over_range:.1e}"
+    return Gate(
+        "equivalence", asked, measured, "passed" if found.passed else "failed", "" if found.passed else found.worst
+    )
+
+
+def accuracy_gate(row: AccuracyRow) -> Gate:
+    """Is the candidate no worse than the margin allows? Takes a row that has a margin and was measured."""
+    margin = f"{row.margin * 100:g} points" if row.only_reference_right is not None else f"{row.margin:g}"
+    reason = ""
+    if row.verdict == "inconclusive":
+        reason = f"{row.samples:,} samples can't settle a margin of {margin}: give more of them, or a wider margin"
+    return Gate(
+        f"{row.metric}, {row.provider}", f"no worse by more than {margin}", format_difference(row), row.verdict, reason
+    )
+
+
+def speedup_gate(comparison: LatencyComparison, min_speedup: float) -> Gate:
+    """Is the last model at least `min_speedup` times as fast as the reference? All of the interval has to say so."""
+    ratio = comparison.ratios[-1]
+    bound = 1 / min_speedup
+    verdict: GateVerdict = "passed" if ratio.high <= bound else "failed" if ratio.low > bound else "inconclusive"
+    reason = "the interval holds the bound: measure longer" if verdict == "inconclusive" else ""
+    return Gate(
+        f"speed-up, {describe_setting(comparison)}",
+        f"at least {min_speedup:g}x",
+        f"{1 / ratio.ratio:.2f}x [{1 / ratio.high:.2f}, {1 / ratio.low:.2f}]",
+        verdict,
+        reason,
+    )

@@ -1,0 +1,244 @@
+"""What a validation found: frozen, printable, saved as JSON and read back as it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from onnxprune.errors import DataError
+from onnxprune.graph.model import write_atomically
+from onnxprune.runtime.equivalence import Equivalence
+from onnxprune.runtime.latency import Arm, LatencyComparison, Ratio
+
+SCHEMA_VERSION = 1
+GateVerdict = Literal["passed", "failed", "inconclusive", "refused"]
+EXIT_CODES: dict[str, int] = {"passed": 0, "failed": 1, "refused": 3, "inconclusive": 4}
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """What a model is without running it: parameters, multiply-adds at batch 1, bytes, nodes; sha256 of its file."""
+
+    params: int
+    macs: int
+    size_bytes: int
+    nodes: int
+    sha256: str
+    file: str
+
+
+@dataclasses.dataclass(frozen=True)
+class AccuracyRow:
+    """Candidate against reference by one metric on one provider, sample by sample.
+
+    difference is candidate minus reference, [low, high] its 95% interval, margin the drop that is allowed; the figures
+    are None where nothing could be measured (verdict `refused`, `reason` says why), the counts of discordant samples
+    also where a score is more than right or wrong. verdict `measured`: no margin was asked for.
+    """
+
+    provider: str
+    metric: str
+    samples: int
+    reference: float | None
+    candidate: float | None
+    difference: float | None
+    low: float | None
+    high: float | None
+    margin: float | None
+    only_reference_right: int | None
+    only_candidate_right: int | None
+    verdict: Literal["passed", "failed", "inconclusive", "refused", "measured"]
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Gate:
+    """One thing that was asked of the candidate, what was measured, and the verdict."""
+
+    name: str
+    asked: str
+    measured: str
+    verdict: GateVerdict
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """Candidate against reference: figures, equivalence, accuracy, latency, and the gates that decide.
+
+    created is UTC in ISO 8601. Prints as a table; `as_dict` and `from_dict` are each other's inverse.
+    """
+
+    created: str
+    reference: Figures
+    candidate: Figures
+    equivalence: Equivalence | None
+    accuracy: tuple[AccuracyRow, ...]
+    latency: tuple[LatencyComparison, ...]
+    environment: Mapping[str, Any]
+    gates: tuple[Gate, ...]
+
+    @property
+    def verdict(self) -> GateVerdict:
+        """`failed` if a gate failed, else `refused`, else `inconclusive` if one is, else `passed`."""
+        found = {gate.verdict for gate in self.gates}
+        return next((verdict for verdict in ("failed", "refused", "inconclusive") if verdict in found), "passed")
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate passed."""
+        return self.verdict == "passed"
+
+    @property
+    def exit_code(self) -> int:
+        """What a command that ends with this validation returns: 0 passed, 1 failed, 3 refused, 4 inconclusive."""
+        return EXIT_CODES[self.verdict]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values; numbers that JSON doesn't have are the strings Infinity, -Infinity and NaN."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {"version": SCHEMA_VERSION, "verdict": self.verdict, "exit_code": self.exit_code, **_plain(fields)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Validation:
+        """A validation from what `as_dict` gave. Raises: DataError naming what is missing or from another version."""
+        if values.get("version") != SCHEMA_VERSION:
+            raise DataError(
+                f"validation of version {values.get('version')}, this program reads version {SCHEMA_VERSION}"
+            )
+        try:
+            equivalence = values["equivalence"]
+            return cls(
+                created=values["created"],
+                reference=_build(Figures, values["reference"]),
+                candidate=_build(Figures, values["candidate"]),
+                equivalence=None if equivalence is None else _build(Equivalence, equivalence),
+                accuracy=tuple(_build(AccuracyRow, row) for row in values["accuracy"]),
+                latency=tuple(_latency(comparison) for comparison in values["latency"]),
+                environment=values["environment"],
+                gates=tuple(_build(Gate, gate) for gate in values["gates"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise DataError(f"not a validation: {error} is missing or unknown") from error
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write as JSON. Raises: OutputError."""
+        write_atomically(path, json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Validation:
+        """Read what `save` wrote. Raises: DataError."""
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: not a readable validation ({error})") from error
+        if not isinstance(values, dict):
+            raise DataError(f"{path}: not a validation but a {type(values).__name__}")
+        return cls.from_dict(values)
+
+    def rows(self) -> list[tuple[str, str, str, str, str]]:
+        """(what, before, after, ratio, verdict) for each figure of the final table."""
+        ours, theirs = self.candidate, self.reference
+        rows = [
+            _figure_row("parameters", theirs.params, ours.params),
+            _figure_row("MACs", theirs.macs, ours.macs),
+            _figure_row("bytes", theirs.size_bytes, ours.size_bytes),
+        ]
+        if self.equivalence is not None:
+            found = f"{self.equivalence.error_over_range:.1e} of range"
+            rows.append(("equivalence", "", found, "", "passed" if self.equivalence.passed else "failed"))
+        rows += [_accuracy_row(row) for row in self.accuracy]
+        return rows + [row for comparison in self.latency for row in _latency_rows(comparison)]
+
+    def __str__(self) -> str:
+        """The table, then every gate that didn't pass, then the verdict."""
+        table = [("", "before", "after", "ratio", "verdict"), *self.rows()]
+        widths = [max(len(row[column]) for row in table) for column in range(4)]
+        lines = [
+            "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]]).rstrip()
+            for row in table
+        ]
+        for gate in self.gates:
+            if gate.verdict != "passed":
+                reason = f" ({gate.reason})" if gate.reason else ""
+                lines.append(f"{gate.verdict}: {gate.name}: asked {gate.asked}, measured {gate.measured}{reason}")
+        return "\n".join([*lines, f"verdict: {self.verdict}"])
+
+
+def format_difference(row: AccuracyRow) -> str:
+    """The difference with its interval: in points where scores are right or wrong, else as it is."""
+    if row.difference is None or row.low is None or row.high is None:
+        return ""
+    if row.only_reference_right is None:
+        return f"{row.difference:+.4g} [{row.low:+.4g}, {row.high:+.4g}]"
+    return f"{row.difference * 100:+.2f} points [{row.low * 100:+.2f}, {row.high * 100:+.2f}]"
+
+
+def describe_setting(comparison: LatencyComparison) -> str:
+    """Provider, batch and threads of a comparison, for a row's or a gate's name."""
+    threads = (
+        "all threads" if comparison.threads == 0 else f"{comparison.threads} thread{'s' * (comparison.threads > 1)}"
+    )
+    return f"{comparison.provider}, batch {comparison.batch}" + (f", {threads}" if comparison.provider == "cpu" else "")
+
+
+def _figure_row(what: str, before: int, after: int) -> tuple[str, str, str, str, str]:
+    ratio = f"{after / before:.1%}" if before else ""
+    return what, f"{before:,}", f"{after:,}", ratio, ""
+
+
+def _accuracy_row(row: AccuracyRow) -> tuple[str, str, str, str, str]:
+    what = f"{row.metric}, {row.provider} ({row.samples:,} samples)"
+    if row.reference is None or row.candidate is None:
+        return what, "", "", "", f"{row.verdict}: {row.reason}"
+    style = ".4g" if row.only_reference_right is None else ".2%"
+    return what, format(row.reference, style), format(row.candidate, style), format_difference(row), row.verdict
+
+
+def _latency_rows(comparison: LatencyComparison) -> list[tuple[str, str, str, str, str]]:
+    what = f"latency {describe_setting(comparison)}"
+    if comparison.refused:
+        return [(what, "", "", "", f"refused: {comparison.refused}")]
+    arms = {arm.name: arm for arm in comparison.arms}
+    reference = comparison.arms[0]
+    return [
+        (
+            what if len(comparison.ratios) == 1 else f"{what}: {ratio.name}",
+            f"{reference.median_ms:.3f} ms",
+            f"{arms[ratio.name].median_ms:.3f} ms",
+            f"{ratio.ratio:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]",
+            ratio.verdict,
+        )
+        for ratio in comparison.ratios
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, mappings and sequences as what JSON has."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def _build(kind: type, values: Mapping[str, Any]) -> Any:
+    """A dataclass of numbers and words from plain values."""
+    numbers = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+    return kind(
+        **{name: numbers.get(value, value) if isinstance(value, str) else value for name, value in values.items()}
+    )
+
+
+def _latency(values: Mapping[str, Any]) -> LatencyComparison:
+    arms = tuple(_build(Arm, {**arm, "libraries": tuple(arm.get("libraries", ()))}) for arm in values["arms"])
+    return LatencyComparison(**{**values, "arms": arms, "ratios": tuple(_build(Ratio, r) for r in values["ratios"])})
