@@ -1,0 +1,1 @@
+"""Reference networks and their offline tasks: each module has `build()` (an untrained network) and `task()`."""

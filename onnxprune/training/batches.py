@@ -1,0 +1,45 @@
+"""Arrays in, batches and a validation metric out: what the ready loop needs, for data that fits into memory."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+
+
+def shuffled_batches(
+    inputs: np.ndarray, targets: np.ndarray, *, batch_size: int, seed: int = 0, augment: Augment | None = None
+) -> Callable[[int], Iterator[tuple[torch.Tensor, torch.Tensor]]]:
+    """Batches of `inputs[n,...]` and `targets[n,...]`, shuffled anew and varied anew in each epoch.
+
+    An epoch's order and augmentation depend on `seed` and the epoch alone, so a resumed run sees the same batches. The
+    last, smaller batch is left out (BatchNorm has little to go by there), unless it is the only one.
+    """
+    x, y = torch.from_numpy(np.ascontiguousarray(inputs)), torch.from_numpy(np.ascontiguousarray(targets))
+    size = min(batch_size, len(x))
+
+    def batches(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))
+        order = torch.randperm(len(x), generator=generator)
+        for start in range(0, len(x) - size + 1, size):
+            chosen = order[start : start + size]
+            yield augment(x[chosen], generator) if augment else x[chosen], y[chosen]
+
+    return batches
+
+
+def top1(
+    inputs: np.ndarray, targets: np.ndarray, *, batch_size: int = 250
+) -> Callable[[nn.Module], tuple[float, float]]:
+    """A function of a classifier: (share of `inputs[n,...]` classed as `targets[n]`, mean cross-entropy in nats)."""
+    x, y = torch.from_numpy(np.ascontiguousarray(inputs)), torch.from_numpy(np.ascontiguousarray(targets))
+
+    def evaluate(module: nn.Module) -> tuple[float, float]:
+        device = next(module.parameters()).device
+        logits = torch.cat([module(part.to(device)).cpu() for part in x.split(batch_size)])
+        return (logits.argmax(1) == y).double().mean().item(), functional.cross_entropy(logits, y).item()
+
+    return evaluate

@@ -1,0 +1,387 @@
+"""A ready training loop, for a dense network and for one that is pruned while it trains.
+
+    history = train(module, batches, settings=TrainingSettings(epochs=25), evaluate=top1(images, labels))
+
+With a `pruner` the run has three parts, all in the same loop:
+
+    epoch   0 ......... prune_start ......................... prune_end ............ epochs
+            warm up     a pruning step every few epochs,      fine-tune what is left,
+                        each judged after its recovery        the learning rate decays
+
+Each step aims a little closer to the budget. Just before the next one it is judged: where the validation metric lies
+more than `guard` below the network as it came, weights, optimizer and masks go back to what they were, and the next
+attempt is half as large. The best point on the validation data at the final budget is what the module holds in the
+end. Whoever has a training loop of their own needs none of this: see `Pruner`.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from onnxprune.errors import GateError, RecipeError
+from onnxprune.training.checkpoint import load_checkpoint, save_checkpoint, seed_everything
+from onnxprune.training.distill import Distillation
+from onnxprune.training.history import EpochRecord, History, StepRecord
+
+#: A batch whose loss is this many times the first batch's (or 1, if that is more) ends the run: nothing good follows.
+EXPLOSION = 1000.0
+#: After a roll-back the step is halved; below this progress a step isn't worth its epochs and pruning ends.
+SMALLEST_STEP = 1 / 128
+
+
+class PrunerLike(Protocol):
+    """What the loop needs of a pruner; `onnxprune.training.pruner.Pruner` is the real one."""
+
+    @property
+    def cost(self) -> dict[str, float]: ...
+    def penalty(self) -> torch.Tensor: ...
+    def step(self) -> None: ...
+    def prune(self, progress: float) -> Any: ...
+    def snapshot(self) -> Any: ...
+    def restore(self, snapshot: Any) -> None: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How long, how fast, and when to prune. Raises RecipeError for values out of range.
+
+    epochs          passes over the training data
+    learning_rate   its peak; it rises linearly over the first `warmup` of the epochs, stays until `hold`, then falls to
+                    zero along a half cosine. With a pruner it stays at its peak at least until `prune_end`
+    weight_decay    of matrices and kernels only; scales, shifts and biases have none
+    prune_start, prune_end   fractions of the epochs between which `prune_steps` pruning steps are spread evenly
+    guard           drop of the validation metric below the untouched network that a pruning step may show
+    tolerance       drop that the final network may show; it is reported, and the caller decides
+    noise           the last point whose metric is within this of the best is taken: on few validation samples an early
+                    maximum is luck more often than skill, and late points have the smaller learning rate
+    """
+
+    epochs: int = 40
+    learning_rate: float = 3e-3
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    weight_decay: float = 0.05
+    warmup: float = 0.2
+    hold: float = 0.0
+    prune_start: float = 0.05
+    prune_end: float = 0.5
+    prune_steps: int = 10
+    guard: float = 0.05
+    tolerance: float = 0.01
+    noise: float = 0.005
+
+    def __post_init__(self) -> None:
+        def demand(condition: bool, name: str, advice: str) -> None:
+            if not condition:
+                raise RecipeError(f"Training setting '{name}' is {getattr(self, name)}; give {advice}.")
+
+        demand(self.epochs >= 1, "epochs", "a whole number of at least 1")
+        demand(self.learning_rate > 0, "learning_rate", "a number above 0")
+        demand(self.optimizer in ("adamw", "sgd"), "optimizer", "'adamw' or 'sgd'")
+        demand(self.weight_decay >= 0, "weight_decay", "a number of at least 0")
+        demand(0 <= self.warmup < 1, "warmup", "a fraction of the epochs below 1")
+        demand(0 <= self.hold <= 1, "hold", "a fraction of the epochs")
+        demand(0 <= self.prune_start <= 1, "prune_start", "a fraction of the epochs")
+        demand(self.prune_start <= self.prune_end <= 1, "prune_end", "a fraction from prune_start to 1")
+        demand(self.prune_steps >= 1, "prune_steps", "a whole number of at least 1")
+        demand(self.guard >= 0, "guard", "a drop of at least 0, such as 0.05")
+        demand(self.tolerance >= 0, "tolerance", "a drop of at least 0, such as 0.01")
+        demand(self.noise >= 0, "noise", "a difference of at least 0, such as 0.005")
+
+    def pruning_epochs(self) -> list[int]:
+        """The epochs before which a pruning step is planned, evenly spread from `prune_start` to `prune_end`.
+
+        Never epoch 0 where there is another, because saliency is gathered while training. Where there are fewer epochs
+        than steps, each epoch has one.
+        """
+        first = min(max(1, round(self.prune_start * self.epochs)), self.epochs - 1)
+        last = min(max(first, round(self.prune_end * self.epochs)), self.epochs - 1)
+        return sorted({round(epoch) for epoch in np.linspace(first, last, self.prune_steps)})
+
+    def learning_rate_at(self, epoch: int, pruning: bool) -> float:
+        """The learning rate of a whole epoch: what the curve has in the epoch's middle."""
+        now = (epoch + 0.5) / self.epochs
+        peak_until = max(self.warmup, self.hold, self.prune_end if pruning else 0.0)
+        if now < self.warmup:
+            return self.learning_rate * now / self.warmup
+        if now < peak_until:
+            return self.learning_rate
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (now - peak_until) / (1 - peak_until)))
+
+
+@dataclass
+class _State:
+    """All that a run knows besides weights, optimizer, masks and random state; a checkpoint holds it field by field."""
+
+    epoch: int = 0
+    baseline: float = math.nan
+    loss_limit: float = math.nan
+    progress: float = 1.0
+    step_size: float = 0.0
+    pending: dict[str, Any] | None = None
+    best: dict[str, Any] | None = None
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether the budget is still ahead, and not given up."""
+        return self.progress < 1 and self.step_size >= SMALLEST_STEP
+
+
+def train(
+    module: nn.Module,
+    batches: Callable[[int], Iterable[tuple[torch.Tensor, torch.Tensor]]],
+    *,
+    settings: TrainingSettings,
+    evaluate: Callable[[nn.Module], float | tuple[float, float]],
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = functional.cross_entropy,
+    pruner: PrunerLike | None = None,
+    teacher: nn.Module | None = None,
+    distillation: Distillation | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+) -> History:
+    """Train `module` in place, prune it on the way if there is a pruner, and leave its best point in it.
+
+    `batches(epoch)` gives an epoch's (inputs, targets); `evaluate(module)` the validation metric (more is better), or
+    the metric and the validation loss. Batches are moved to the module's device. Python's, NumPy's and torch's global
+    random generators are seeded with `seed`.
+
+    After each epoch `checkpoint` is replaced as a whole, so that an interruption at any moment, Ctrl-C included, costs
+    at most the current epoch; with `resume` a run goes on from it (or starts, if there is none) and ends where it
+    would have ended undisturbed. Raises RecipeError for a checkpoint of other settings, DataError for a broken one,
+    OutputError where it can't be written, GateError where the loss explodes or isn't a number.
+    """
+    device = next(module.parameters()).device
+    distillation = distillation or Distillation()
+    optimizer = _build_optimizer(module, settings)
+    pruning_epochs = settings.pruning_epochs() if pruner is not None else []
+    identity = {**asdict(settings), "seed": seed, "pruned": pruner is not None}
+
+    seed_everything(seed)
+    state = _State()
+    if resume and checkpoint and checkpoint.exists():
+        state = _load(checkpoint, identity, module, optimizer, pruner)
+    else:
+        if pruner is not None:
+            state.progress, state.step_size = 0.0, 1 / len(pruning_epochs)
+        state.baseline, _ = _evaluate(module, evaluate)
+        _remember_best(state, state.baseline, settings, module, pruner)
+    if teacher is not None:
+        teacher.to(device).eval()
+
+    for epoch in range(state.epoch, settings.epochs):
+        started = time.perf_counter()
+        if pruner is not None and state.wants_more and _is_slot(epoch, pruning_epochs):
+            _prune(state, module, optimizer, pruner)
+
+        rate = settings.learning_rate_at(epoch, pruning=pruner is not None)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        module.train()
+        total, count = 0.0, 0
+        for x, y in batches(epoch):
+            x, y = x.to(device), y.to(device)
+            outputs = module(x)
+            objective = loss(outputs, y)
+            if teacher is not None:
+                with torch.no_grad():
+                    said = teacher(x)
+                objective = distillation.mix(objective, outputs, said)
+            if pruner is not None:
+                objective = objective + pruner.penalty()
+            optimizer.zero_grad()
+            objective.backward()
+            value = _check_loss(objective, state, epoch, count, checkpoint)
+            optimizer.step()
+            if pruner is not None:
+                pruner.step()
+            total, count = total + value, count + 1
+        metric, validation_loss = _evaluate(module, evaluate)
+
+        phase = "dense" if pruner is None else "prune" if state.progress < 1 else "finetune"
+        seconds = time.perf_counter() - started
+        record = EpochRecord(epoch, phase, total / max(count, 1), validation_loss, metric, rate, seconds)
+        state.epochs.append(asdict(record))
+        state.epoch = epoch + 1
+        if state.pending and (_is_slot(epoch + 1, pruning_epochs) or epoch + 1 == settings.epochs):
+            _judge(state, metric, settings, module, optimizer, pruner, pruning_epochs)
+        elif not state.pending:
+            _remember_best(state, metric, settings, module, pruner)
+        if checkpoint:
+            _save(checkpoint, identity, state, module, optimizer, pruner)
+        if on_epoch:
+            on_epoch(record)
+
+    _return_to(state.best, module, pruner)
+    return History(
+        seed=seed,
+        epochs=tuple(EpochRecord(**record) for record in state.epochs),
+        steps=tuple(StepRecord(**record) for record in state.steps),
+        baseline=state.baseline,
+        best_epoch=state.best["epoch"],
+        best_metric=state.best["metric"],
+        progress=state.progress,
+        tolerance=settings.tolerance,
+    )
+
+
+def _build_optimizer(module: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, settings.learning_rate, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups, settings.learning_rate)
+
+
+def _evaluate(module: nn.Module, evaluate: Callable[[nn.Module], float | tuple[float, float]]) -> tuple[float, float]:
+    """(metric, loss) in evaluation mode; the loss is NaN where `evaluate` gives none."""
+    module.eval()
+    with torch.no_grad():
+        result = evaluate(module)
+    metric, loss = result if isinstance(result, tuple) else (result, math.nan)
+    return float(metric), float(loss)
+
+
+def _check_loss(objective: torch.Tensor, state: _State, epoch: int, batch: int, checkpoint: Path | None) -> float:
+    """The loss as a number. Raises GateError before it can spoil the weights."""
+    value = objective.item()
+    if math.isnan(state.loss_limit):
+        state.loss_limit = EXPLOSION * max(value, 1.0)
+    if math.isfinite(value) and value <= state.loss_limit:
+        return value
+    kept = f"The last good state is '{checkpoint}'" if checkpoint and epoch else "No epoch was finished before it"
+    raise GateError(
+        f"The loss is {value:g} in epoch {epoch}, batch {batch}. {kept}; lower the learning rate or the pruning step."
+    )
+
+
+def _is_slot(epoch: int, planned: list[int]) -> bool:
+    """Whether a pruning step may come before `epoch`: as planned, or at the same pace where roll-backs cost time."""
+    pace = max(1, round((planned[-1] - planned[0]) / max(1, len(planned) - 1))) if planned else 1
+    return epoch in planned or (bool(planned) and epoch > planned[-1] and (epoch - planned[-1]) % pace == 0)
+
+
+def _prune(state: _State, module: nn.Module, optimizer: torch.optim.Optimizer, pruner: PrunerLike) -> None:
+    """Take a pruning step, and keep what it takes to undo it."""
+    before = copy.deepcopy(
+        {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "masks": pruner.snapshot()}
+    )
+    target = state.progress + state.step_size
+    target = 1.0 if target > 1 - 1e-9 else target
+    pruner.prune(target)
+    state.pending = {"target": target, "epoch": state.epoch, "before": before}
+
+
+def _judge(
+    state: _State,
+    metric: float,
+    settings: TrainingSettings,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    pruner: PrunerLike,
+    planned: list[int],
+) -> None:
+    """Keep the pending step, or undo it and halve the next one."""
+    step, state.pending = state.pending, None
+    floor = state.baseline - settings.guard
+    kept = metric >= floor
+    sign = "at least" if kept else "below"
+    record = StepRecord(
+        step=len(state.steps),
+        epoch=step["epoch"],
+        target=step["target"],
+        cost=dict(pruner.cost),
+        metric=metric,
+        decision="kept" if kept else "rolled back",
+        reason=f"validation metric {metric:.4f} is {sign} {floor:.4f} ({state.baseline:.4f} - {settings.guard:g})",
+    )
+    state.steps.append(asdict(record))
+    if kept:
+        state.progress = step["target"]
+        to_come = sum(epoch >= state.epoch for epoch in planned)
+        state.step_size = (1 - state.progress) / max(1, to_come)
+    else:
+        module.load_state_dict(step["before"]["module"])
+        optimizer.load_state_dict(step["before"]["optimizer"])
+        pruner.restore(step["before"]["masks"])
+        state.step_size = (step["target"] - state.progress) / 2
+
+
+def _remember_best(
+    state: _State, metric: float, settings: TrainingSettings, module: nn.Module, pruner: PrunerLike | None
+) -> None:
+    """Keep a copy of this point if it is further pruned than any before, or as good as the best within `noise`."""
+    best = state.best
+    further = best is None or state.progress > best["progress"]
+    if further or metric >= best["ceiling"] - settings.noise:
+        state.best = {
+            "epoch": state.epoch - 1,
+            "progress": state.progress,
+            "metric": metric,
+            "ceiling": metric if further else max(metric, best["ceiling"]),
+            "module": copy.deepcopy(module.state_dict()),
+            "masks": copy.deepcopy(pruner.snapshot()) if pruner is not None else None,
+        }
+
+
+def _return_to(point: dict[str, Any], module: nn.Module, pruner: PrunerLike | None) -> None:
+    module.load_state_dict(point["module"])
+    if pruner is not None:
+        pruner.restore(point["masks"])
+    module.eval()
+
+
+def _save(
+    path: Path,
+    identity: dict[str, Any],
+    state: _State,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    pruner: PrunerLike | None,
+) -> None:
+    content = {
+        "identity": identity,
+        "state": vars(state),
+        "module": module.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "pruner": pruner.state_dict() if pruner is not None else None,
+    }
+    save_checkpoint(path, content)
+
+
+def _load(
+    path: Path,
+    identity: dict[str, Any],
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    pruner: PrunerLike | None,
+) -> _State:
+    content = load_checkpoint(path)
+    changed = sorted(k for k in identity if content["identity"].get(k) != identity[k])
+    if changed:
+        was, now = (", ".join(f"{k}={side.get(k)}" for k in changed) for side in (content["identity"], identity))
+        raise RecipeError(
+            f"'{path}' comes from a run with {was}, this one has {now}. Take the same settings, or start afresh."
+        )
+    module.load_state_dict(content["module"])
+    optimizer.load_state_dict(content["optimizer"])
+    if pruner is not None:
+        pruner.load_state_dict(content["pruner"])
+    return _State(**content["state"])
