@@ -57,10 +57,11 @@ class Model:
 Source = "str | os.PathLike | bytes | onnx.ModelProto | ir.Model | gs.Graph | Model"
 
 
-def load(source: Any) -> Model:
+def load(source: Any, *, unshare: bool = True) -> Model:
     """Read a model from a path, bytes, `onnx.ModelProto`, `onnx_ir.Model` or `onnx_graphsurgeon.Graph`.
 
-    The source is never modified. Raises ModelError for a missing file, a file that isn't ONNX, an empty graph, and
+    `unshare=False` keeps initializers that are used several times as they are, for graphs where they are shared on
+    purpose. The source is never modified. Raises ModelError for a missing file, a file that isn't ONNX, an empty graph, and
     tensors whose bytes disagree with their shape.
     """
     if isinstance(source, Model):
@@ -83,10 +84,10 @@ def load(source: Any) -> Model:
         source = source.clone()
     else:
         raise ModelError(f"A {type(source).__name__} can't be read as a model. Give a path, bytes or an ONNX model.")
-    return normalise(source, name, where=where)
+    return normalise(source, name, where=where, unshare=unshare)
 
 
-def normalise(model: ir.Model, name: str = "model", copies: Mapping[str, str] = {}, where: str = "the model") -> Model:
+def normalise(model: ir.Model, name: str = "model", *, where: str = "the model", unshare: bool = True) -> Model:
     """Bring `model`, which is changed in place, into the form that tracing expects."""
     try:
         InlinePass()(model)
@@ -98,7 +99,7 @@ def normalise(model: ir.Model, name: str = "model", copies: Mapping[str, str] = 
     _name_everything(model.graph)
     fold_shape_arithmetic(model)
     RemoveUnusedNodesPass()(model)
-    return Model(model, name, {**copies, **_unshare(model.graph)})
+    return Model(model, name, _unshare(model.graph) if unshare else {})
 
 
 def to_proto(model: Model) -> onnx.ModelProto:

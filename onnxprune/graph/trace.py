@@ -81,7 +81,7 @@ class _Walk:
         for node, index in value.uses():
             group = attribute(node, "group", 1)
             if index == 1 and node.op_type in ("Conv", "ConvTranspose") and group > 1 and len(value.uses()) == 1:
-                return grouped_weight(self.ledger, shape, group, transposed=node.op_type == "ConvTranspose")
+                return grouped_weight(self.ledger, shape, group)
         rank = len(shape)
         return tuple(
             self.ledger.fresh(size).reshape([size if a == axis else 1 for a in range(rank)])
@@ -172,5 +172,5 @@ def _check(op: Op, tensor: Tensor, facets: Facets) -> None:
         )
         if not fits:
             raise AssertionError(
-                f"The rule of {op.where} gave '{tensor.name}' {list(tensor.shape)} a facet of shape {list(facet.shape)}."
+                f"The rule of {op.where} gave '{tensor.name}' {list(tensor.shape)} a facet of {list(facet.shape)}."
             )

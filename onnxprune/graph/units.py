@@ -129,9 +129,9 @@ class Channels:
     def _empties(self, members: np.ndarray) -> bool:
         deleted = np.zeros(self.count, bool)
         deleted[members] = True
-        return self._emptied(deleted) is not None
+        return self.emptied(deleted) is not None
 
-    def _emptied(self, deleted: np.ndarray) -> tuple[str, int] | None:
+    def emptied(self, deleted: np.ndarray) -> tuple[str, int] | None:
         """(tensor, axis) that the deletion would leave without elements."""
         for name, shape_axes, named in self._axes:
             if deleted[named].all():
@@ -299,7 +299,7 @@ class Channels:
         deleted = np.zeros(self.count, bool)
         for unit in units:
             deleted[list(self._unit(unit).channels)] = True
-        emptied = self._emptied(deleted)
+        emptied = self.emptied(deleted)
         if emptied:
             name, axis = emptied
             raise EmptyAxisError(

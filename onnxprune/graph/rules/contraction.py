@@ -103,19 +103,13 @@ def _add_bias(op: Op, out: Facets) -> Facets:
     return op.meet([op.outputs[0].view(shape, out), view])
 
 
-def grouped_weight(ledger: Ledger, shape: tuple[int, ...], group: int, transposed: bool) -> Facets:
-    """Facets of a grouped convolution's weight: the axis that is per group gets its own labels in every group."""
+def grouped_weight(ledger: Ledger, shape: tuple[int, ...], group: int) -> Facets:
+    """Facets of a grouped convolution's weight: its second axis, which is per group, gets own labels in every group."""
     rest = (1,) * (len(shape) - 2)
-    if transposed:
-        into = shape[0] // group
-        facets = [ledger.fresh(shape[0]).reshape((-1, 1) + rest)] if shape[0] > 1 else []
-        if shape[1] > 1:
-            facets.append(np.repeat(ledger.fresh(group, shape[1]), into, axis=0).reshape(shape[:2] + rest))
-        return tuple(facets)
-    per_group = shape[0] // group
-    facets = [ledger.fresh(shape[0]).reshape((-1, 1) + rest)] if shape[0] > 1 else []
+    facets = [ledger.fresh(shape[0]).reshape((-1, 1, *rest))] if shape[0] > 1 else []
     if shape[1] > 1:
-        facets.append(np.repeat(ledger.fresh(group, shape[1]), per_group, axis=0).reshape(shape[:2] + rest))
+        labels = np.repeat(ledger.fresh(group, shape[1]), shape[0] // group, axis=0)
+        facets.append(labels.reshape(shape[:2] + rest))
     return tuple(facets)
 
 
@@ -162,7 +156,7 @@ def _by_group(w: Tensor, group: int, axis: int) -> list[tuple[Facet, np.ndarray]
     """Each facet of the weight as labels[group, place on the first axis, place on the second axis]."""
     found = []
     for facet in w.facets:
-        first = np.broadcast_to(facet, (w.shape[0],) + facet.shape[1:])
+        first = np.broadcast_to(facet, (w.shape[0], *facet.shape[1:]))
         found.append((facet, first.reshape(group, w.shape[0] // group, facet.shape[1])))
     return found
 

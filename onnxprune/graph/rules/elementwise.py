@@ -98,3 +98,10 @@ def align(tensor: Tensor, rank: int) -> Tensor:
     """View a tensor with leading axes of size 1 up to `rank`, as broadcasting does."""
     lead = (1,) * (rank - len(tensor.shape))
     return tensor.view(lead + tensor.shape, tuple(f.reshape(lead + f.shape) for f in tensor.facets))
+
+
+def column(tensor: Tensor, rank: int) -> Tensor:
+    """View a vector [C] as a column beside x[N,C,*S]."""
+    size = tensor.shape[0]
+    shape = tuple(size if axis == 1 else 1 for axis in range(rank))
+    return tensor.view(shape, tuple(f.reshape((1, -1) + (1,) * (rank - 2)) for f in tensor.facets))

@@ -86,7 +86,7 @@ def concat(op: Op) -> Facets:
     tensors = [t for t in op.inputs if t is not None]
     along = op.outputs[0].shape[axis]
     across = [
-        t.view(t.shape[:axis] + (along,) + t.shape[axis + 1 :], tuple(f for f in t.facets if f.shape[axis] == 1))
+        t.view((*t.shape[:axis], along, *t.shape[axis + 1 :]), tuple(f for f in t.facets if f.shape[axis] == 1))
         for t in tensors
     ]
     result = list(op.meet(across))
@@ -97,7 +97,7 @@ def concat(op: Op) -> Facets:
         )
         pieces = []
         for tensor, part in zip(tensors, parts, strict=True):
-            size = shape[:axis] + (tensor.shape[axis],) + shape[axis + 1 :]
+            size = (*shape[:axis], tensor.shape[axis], *shape[axis + 1 :])
             pieces.append(np.broadcast_to(np.array(PINNED) if part is None else part, size))
         result.append(np.concatenate(pieces, axis))
     return settle(op, result)
@@ -310,7 +310,7 @@ def expand_target(change: Change) -> Mended | None:
 @rule("", "DepthToSpace")
 def depth_to_space(op: Op) -> Facets:
     """x[N,b*b*C,H,W] -> y[N,C,b*H,b*W]; each output channel needs all its b*b inputs, which are tied."""
-    n, c, h, w = op.inputs[0].shape
+    c = op.inputs[0].shape[1]
     b = op.attr("blocksize")
     op.pin([f for f in op.inputs[0].facets if spans(f) != (1,)], "moves blocks between axes")
     facets = []

@@ -1,5 +1,6 @@
 """Normalisation. Per-channel statistics keep channels apart; statistics over the channels pin them."""
 
+from onnxprune.graph.rules.elementwise import column
 from onnxprune.graph.rules.registry import Facets, Op, Tensor, rule
 
 
@@ -22,10 +23,4 @@ def instance_normalization(op: Op) -> Facets:
 
 def _columns(op: Op) -> list[Tensor]:
     """The parameters, as columns beside x[N,C,*S]."""
-    rank = len(op.inputs[0].shape)
-    shape = (1, -1) + (1,) * (rank - 2)
-    return [
-        t.view(tuple(t.shape[0] if i == 1 else 1 for i in range(rank)), tuple(f.reshape(shape) for f in t.facets))
-        for t in op.inputs[1:]
-        if t is not None
-    ]
+    return [column(t, len(op.inputs[0].shape)) for t in op.inputs[1:] if t is not None]

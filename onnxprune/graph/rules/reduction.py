@@ -23,8 +23,10 @@ REDUCTIONS = [
 def pool(op: Op) -> list[Facets]:
     """Each channel by itself: x[N,C,*S] -> y[N,C,*S']."""
     x = op.inputs[0]
-    facets = op.collapse(x.facets, range(2, len(x.shape)), "slides a window over the axis")
-    return [facets] * len(op.outputs)
+    if len(op.outputs) > 1:
+        op.pin(x.facets, "gives positions in the whole tensor")
+        return [()] * len(op.outputs)
+    return [op.collapse(x.facets, range(2, len(x.shape)), "slides a window over the axis")]
 
 
 @rule("", *REDUCTIONS, shape_inputs=(1,))

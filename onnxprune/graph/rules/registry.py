@@ -79,7 +79,7 @@ class Op:
             self.ledger.pin(facet, f"{self.where} {reason}")
 
     def collapse(self, facets: Facets, axes: Sequence[int], reason: str) -> Facets:
-        """Facets that no longer speak about `axes`: what differs along them is tied; who speaks only of them, pinned."""
+        """Facets that speak about `axes` no more: what differs along them is tied; who speaks only of them, pinned."""
         axes = tuple(axes)
         kept = []
         for facet in facets:

@@ -1,0 +1,98 @@
+"""Remove what provably changes nothing, and say of every channel what became of it and why."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxprune.graph import known
+from onnxprune.graph.labels import spans
+from onnxprune.graph.model import Model, load
+from onnxprune.graph.remove import remove
+from onnxprune.graph.trace import walk
+from onnxprune.graph.units import Channels
+
+
+@dataclass(frozen=True)
+class KeptDead:
+    """A channel that holds a constant and yet stays: where, and which node is in the way."""
+
+    tensor: str
+    axis: int
+    index: int
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ShrinkReport:
+    """What `shrink` did. `verdicts` counts channels; `kept_dead` lists those that hold a constant and had to stay."""
+
+    verdicts: Mapping[str, int] = field(default_factory=dict)
+    kept_dead: tuple[KeptDead, ...] = ()
+    rounds: int = 0
+
+    def as_dict(self) -> dict:
+        return {
+            "verdicts": dict(self.verdicts),
+            "kept_dead": [asdict(entry) for entry in self.kept_dead],
+            "rounds": self.rounds,
+        }
+
+
+def shrink(model) -> tuple[Model, ShrinkReport]:
+    """Remove every unit that no output depends on; the function stays the same.
+
+    `model` is anything `load` takes. Values inside the network are assumed finite. Returns the smaller model, and the
+    report. Where nothing is dead the model comes back as it was.
+    """
+    model = load(model)
+    removed = rounds = 0
+    while True:
+        channels = Channels(walk(model))
+        facts = known.forward(channels.trace)
+        lives, readers = known.alive(channels, facts)
+        # Bundles take dead members first, so that a grid loses as many rows' worth as it can.
+        channels = Channels(channels.trace, order=lives.astype(np.int64))
+        dead = _dead_units(channels, lives)
+        if not dead:
+            break
+        removed += sum(len(channels.units[u].channels) for u in dead)
+        model = remove(model, channels, dead)
+        rounds += 1
+    left = sum(len(u.channels) for u in channels.units)
+    return model, ShrinkReport({"removed": removed, "kept": left}, tuple(_kept_dead(channels, facts, readers)), rounds)
+
+
+def _dead_units(channels: Channels, lives: np.ndarray) -> list[int]:
+    """Units without a living channel; one stays where an axis would be left empty."""
+    dead = [u.index for u in channels.units if not lives[list(u.channels)].any()]
+    deleted = np.zeros(channels.count, bool)
+    chosen = []
+    for index in dead:
+        members = list(channels.units[index].channels)
+        before = deleted[members].copy()
+        deleted[members] = True
+        if channels.emptied(deleted) is None:
+            chosen.append(index)
+        else:
+            deleted[members] = before
+    return chosen
+
+
+def _kept_dead(channels: Channels, facts: Mapping[ir.Value, known.Known], readers: Mapping[int, str]):
+    """Constant outputs of Conv, Gemm and MatMul that stayed."""
+    for node in channels.model.ir.graph:
+        pair = facts.get(node.outputs[0]) if node.outputs else None
+        if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or pair is None:
+            continue
+        for facet in channels.facets(node.outputs[0]):
+            axes = spans(facet)
+            if len(axes) != 1 or pair.is_known.size != facet.size:
+                continue
+            for index in np.flatnonzero(pair.is_known.ravel()).tolist():
+                c = int(channels.channel[facet].ravel()[index])
+                value = float(pair.value.ravel()[index])
+                reason = channels.pin_reasons.get(c) or f"holds {value:.6g} here, and what it is added to is read"
+                yield KeptDead(node.outputs[0].name or "", axes[0], index, readers.get(c, ""), reason)
