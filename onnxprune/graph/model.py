@@ -61,8 +61,8 @@ def load(source: Any, *, unshare: bool = True) -> Model:
     """Read a model from a path, bytes, `onnx.ModelProto`, `onnx_ir.Model` or `onnx_graphsurgeon.Graph`.
 
     `unshare=False` keeps initializers that are used several times as they are, for graphs where they are shared on
-    purpose. The source is never modified. Raises ModelError for a missing file, a file that isn't ONNX, an empty graph, and
-    tensors whose bytes disagree with their shape.
+    purpose. The source is never modified. Raises ModelError for a missing file, a file that isn't ONNX, an empty graph,
+    and tensors whose bytes disagree with their shape.
     """
     if isinstance(source, Model):
         return source

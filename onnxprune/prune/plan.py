@@ -1,0 +1,325 @@
+"""Which units to delete: keep the most saliency that fits the budget, on widths that the target runs fast.
+
+Units that live on the same axes form a group; of each group the least salient units go. A layer's cost depends on its
+input width and its output width at once, so the widths are chosen together by a mixed-integer program: one choice for
+each group, and for each pair of groups that meet in a layer one variable for each pair of choices.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import cached_property
+
+import numpy as np
+import onnx_ir as ir
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import coo_array
+
+from onnxprune.errors import BudgetUnreachable, RecipeError
+from onnxprune.graph.units import Channels
+from onnxprune.prune.cost import node_macs, sample_shapes
+
+#: Choices of width in one group; the program stays small when wide groups skip some.
+MAX_WIDTHS = 24
+COSTS = ("macs", "params", "bytes")
+
+
+@dataclass(frozen=True)
+class Width:
+    """How many units of a group stay. `group` names its first weight."""
+
+    group: str
+    kind: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Units to delete, the fraction of each cost that is left, and the widths."""
+
+    units: tuple[int, ...]
+    cost: Mapping[str, float]
+    widths: tuple[Width, ...]
+
+    def __str__(self) -> str:
+        left = ", ".join(f"{value:.1%} of {name}" for name, value in self.cost.items())
+        return f"Plan: delete {len(self.units)} units, leaving {left}"
+
+
+def profile_widths(size: int, round_to: "int | str" = "cpu") -> list[int]:
+    """Widths below `size` that run fast, and `size` itself.
+
+    ONNX Runtime's CPU provider computes fp32 convolutions in blocks of 16 channels (AVX-512): from 16 up only multiples
+    of the block pay, below it multiples of 4 do. A number asks for its multiples.
+    """
+    if round_to == "cpu":
+        widths = [w for w in (4, 8, 12) if w < size] + list(range(16, size, 16))
+    elif isinstance(round_to, int) and round_to > 0:
+        widths = list(range(round_to, size, round_to))
+    else:
+        raise RecipeError(f"round_to is {round_to!r}. Give a positive number, or 'cpu'.")
+    if len(widths) >= MAX_WIDTHS:
+        chosen = np.unique(np.round(np.geomspace(1, len(widths), MAX_WIDTHS - 1)).astype(int) - 1)
+        widths = [widths[i] for i in chosen]
+    return [*widths, size]
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    units: np.ndarray  # indices of units
+    name: str
+    kind: str
+
+
+class Planner:
+    """Plans for one network; what doesn't change between plans is computed once.
+
+    `keep` are patterns over weight names: units that delete weights of a matching name stay.
+    """
+
+    def __init__(
+        self, channels: Channels, *, keep: Sequence[str] = (), round_to: "int | str" = "cpu", min_width: int = 1
+    ):
+        self.channels = channels
+        self.round_to = round_to
+        self.min_width = min_width
+        self.keep = tuple(keep)
+
+    @cached_property
+    def groups(self) -> tuple[_Group, ...]:
+        """Units that appear on the same axes of the same weights. Units that overlap with earlier ones are left out."""
+        channels = self.channels
+        signature = np.zeros(channels.count, np.uint64)
+        rng = np.random.default_rng(0)
+        kept = np.zeros(channels.count, bool)
+        for name, facets in channels.parameters():
+            for facet in facets:
+                named = np.unique(channels.channel[facet])
+                signature[named] ^= rng.integers(0, 2**63, dtype=np.uint64)
+                kept[named] |= any(fnmatch(name, pattern) for pattern in self.keep)
+        taken = np.zeros(channels.count, bool)
+        found: dict[tuple, list[int]] = defaultdict(list)
+        for unit in channels.units:
+            members = list(unit.channels)
+            if kept[members].any() or taken[members].any():
+                continue
+            taken[members] = True
+            found[unit.kind, tuple(sorted(signature[members].tolist()))].append(unit.index)
+        return tuple(
+            _Group(np.array(members), _weight_name(channels.units[members[0]].where), kind)
+            for (kind, _), members in found.items()
+        )
+
+    @cached_property
+    def _group_of_channel(self) -> np.ndarray:
+        of = np.full(self.channels.count, -1)
+        for number, group in enumerate(self.groups):
+            for index in group.units:
+                of[list(self.channels.units[index].channels)] = number
+        return of
+
+    @cached_property
+    def _terms(self) -> dict[str, dict[tuple[int, ...], float]]:
+        """{cost: {() or (group,) or (group, group): what elements of that kind cost together}}, groups in order."""
+        uses = self._uses_per_weight
+        terms: dict[str, dict[tuple[int, ...], float]] = {name: defaultdict(float) for name in COSTS}
+        initializers = self.channels.model.ir.graph.initializers
+        for name, facets in self.channels.parameters():
+            value = initializers[name]
+            shape = self.channels.trace.shape_of[value]
+            itemsize = value.const_value.nbytes / value.const_value.size
+            for key, elements in self._blocks(facets, shape).items():
+                terms["params"][key] += elements
+                terms["bytes"][key] += elements * itemsize
+                terms["macs"][key] += elements * uses.get(name, 0.0)
+        return {name: dict(found) for name, found in terms.items()}
+
+    def _blocks(self, facets, shape: tuple[int, ...]) -> dict[tuple[int, ...], float]:
+        """How many elements of a weight belong to which groups."""
+        total = float(np.prod(shape))
+        if not facets:
+            return {(): total}
+        of = self._group_of_channel
+        named = np.broadcast_arrays(*[of[self.channels.channel[f]] for f in facets])
+        stacked = np.sort(np.stack([a.ravel() for a in named]), axis=0)
+        keys, counts = np.unique(stacked, axis=1, return_counts=True)
+        per_place = total / stacked.shape[1]
+        found: dict[tuple[int, ...], float] = defaultdict(float)
+        for column, number in zip(keys.T.tolist(), counts.tolist(), strict=True):
+            groups = sorted({g for g in column if g >= 0})
+            # A square weight that reads and writes one group shrinks on both sides.
+            if len(groups) == 1 and column.count(groups[0]) > 1 and not _same_place(facets):
+                groups = groups * 2
+            found[tuple(groups[:2])] += number * per_place
+        return found
+
+    @cached_property
+    def _uses_per_weight(self) -> dict[str, float]:
+        """Multiply-adds that one element of a weight takes part in, for one sample."""
+        shape_of = sample_shapes(self.channels.model)
+        found: dict[str, float] = defaultdict(float)
+        for node in self.channels.model.ir.graph:
+            macs = node_macs(node, shape_of)
+            if macs:
+                for value in (_source(node.inputs[1]), _source(node.inputs[0])):
+                    if value is not None and value.name is not None:
+                        found[value.name] += macs / value.const_value.size
+                        break
+        return found
+
+    @cached_property
+    def totals(self) -> dict[str, float]:
+        """Each cost of the whole network."""
+        return {name: sum(terms.values()) for name, terms in self._terms.items()}
+
+    def cost(self, left: Sequence[float]) -> dict[str, float]:
+        """Fraction of each cost when `left[g]` of every group's units are left."""
+        return {
+            name: sum(v * float(np.prod([left[g] for g in key])) for key, v in self._terms[name].items())
+            / max(self.totals[name], 1e-12)
+            for name in COSTS
+        }
+
+    def cost_without(self, deleted: Iterable[int]) -> dict[str, float]:
+        """Fraction of each cost that is left without these units."""
+        gone = set(deleted)
+        return self.cost([1 - sum(int(u) in gone for u in g.units) / len(g.units) for g in self.groups])
+
+    def fractions(self, budget: Mapping[str, float]) -> dict[str, float]:
+        """A budget with every figure as a fraction; figures above 1 are absolute. Raises RecipeError for others."""
+        found = {}
+        for name, value in budget.items():
+            if name not in COSTS or value <= 0:
+                raise RecipeError(f"The budget asks for {value!r} {name}. Give macs, params or bytes, above 0.")
+            found[name] = value if value <= 1 else min(1.0, value / self.totals[name])
+        if not found:
+            raise RecipeError("The budget is empty. Give macs, params or bytes, as a fraction or a figure.")
+        return found
+
+    def plan(self, saliency: np.ndarray, budget: Mapping[str, float], deleted: Iterable[int] = ()) -> Plan:
+        """Choose the units to delete so that every cost in `budget` (fractions) holds and the most saliency is left.
+
+        `saliency[unit]` is non-negative; units in `deleted` are gone already and go first. Raises BudgetUnreachable,
+        saying the best that can be reached.
+        """
+        gone = np.zeros(len(self.channels.units), bool)
+        gone[list(deleted)] = True
+        ranked = [self._rank(group, saliency, gone) for group in self.groups]
+        widths = [self._widths(group, gone) for group in self.groups]
+        smallest = self.cost([w[0] / len(g.units) for w, g in zip(widths, self.groups, strict=True)])
+        for name, limit in budget.items():
+            if smallest[name] > limit + 1e-9:
+                raise BudgetUnreachable(
+                    f"A budget of {limit:.1%} of the {name} can't be reached: the smallest legal network has "
+                    f"{smallest[name]:.1%}. Ask for at least {np.ceil(smallest[name] * 1000) / 1000:.1%}, "
+                    "or keep fewer layers whole."
+                )
+        worth = [np.r_[0.0, np.cumsum(saliency[order][::-1])][w] for order, w in zip(ranked, widths, strict=True)]
+        chosen = self._solve(worth, widths, budget)
+        units = [order[: len(order) - width] for order, width in zip(ranked, chosen, strict=True)]
+        left = [width / len(group.units) for width, group in zip(chosen, self.groups, strict=True)]
+        return Plan(
+            tuple(sorted(int(u) for part in units for u in part)),
+            self.cost(left),
+            tuple(Width(g.name, g.kind, len(g.units), int(w)) for g, w in zip(self.groups, chosen, strict=True)),
+        )
+
+    def _rank(self, group: _Group, saliency: np.ndarray, gone: np.ndarray) -> np.ndarray:
+        """Units from the first to go to the last."""
+        return group.units[np.lexsort((group.units, saliency[group.units], ~gone[group.units]))]
+
+    def _widths(self, group: _Group, gone: np.ndarray) -> list[int]:
+        """Widths to choose from, not above what is alive; smallest first."""
+        size = len(group.units)
+        alive = max(size - int(gone[group.units].sum()), 1)
+        widths = [w for w in profile_widths(size, self.round_to) if min(self.min_width, size) <= w <= alive]
+        return widths if widths and widths[-1] == alive else [*widths, alive]
+
+    def _solve(self, worth: list[np.ndarray], widths: list[list[int]], budget: Mapping[str, float]) -> list[int]:
+        """Best width of each group: maximise worth, costs within budget."""
+        start = np.r_[0, np.cumsum([len(w) for w in widths])].astype(int)
+        pairs = sorted({key for name in budget for key in self._terms[name] if len(set(key)) == 2})
+        offset = {}
+        count = int(start[-1])
+        for a, b in pairs:
+            offset[a, b] = count
+            count += len(widths[a]) * len(widths[b])
+        left = [np.array(w) / len(g.units) for w, g in zip(widths, self.groups, strict=True)]
+
+        rows, columns, entries, low, high = [], [], [], [], []
+
+        def add(indices, coefficients, lower: float, upper: float) -> None:
+            rows.extend([len(low)] * len(indices))
+            columns.extend(indices)
+            entries.extend(coefficients)
+            low.append(lower)
+            high.append(upper)
+
+        for g in range(len(widths)):
+            add(range(start[g], start[g + 1]), np.ones(len(widths[g])), 1, 1)
+        for a, b in pairs:
+            # The pair variables' margins are the choices of either group.
+            grid = offset[a, b] + np.arange(len(widths[a]) * len(widths[b])).reshape(len(widths[a]), len(widths[b]))
+            for k in range(len(widths[a])):
+                add([*grid[k], start[a] + k], [*np.ones(len(widths[b])), -1], 0, 0)
+            for m in range(len(widths[b])):
+                add([*grid[:, m], start[b] + m], [*np.ones(len(widths[a])), -1], 0, 0)
+        for name, limit in budget.items():
+            coefficients = np.zeros(count)
+            constant = 0.0
+            for key, value in self._terms[name].items():
+                if not key:
+                    constant += value
+                elif len(set(key)) == 1:
+                    g = key[0]
+                    coefficients[start[g] : start[g + 1]] += value * left[g] ** len(key)
+                else:
+                    a, b = key
+                    first = offset[a, b]
+                    product = np.outer(left[a], left[b]).ravel()
+                    coefficients[first : first + product.size] += value * product
+            total = self.totals[name]
+            used = np.flatnonzero(coefficients)
+            add(used, coefficients[used] / total, -np.inf, limit - constant / total)
+        if not rows:
+            return []
+        objective = np.zeros(count)
+        scale = max(sum(float(w[-1]) for w in worth), 1e-30)
+        for g, values in enumerate(worth):
+            objective[start[g] : start[g + 1]] = -values / scale
+        matrix = coo_array((entries, (rows, columns)), shape=(len(low), count)).tocsr()
+        integral = np.r_[np.ones(start[-1]), np.zeros(count - start[-1])]
+        result = milp(
+            objective,
+            constraints=LinearConstraint(matrix, low, high),
+            integrality=integral,
+            bounds=Bounds(0, 1),
+            options={"mip_rel_gap": 1e-3, "node_limit": 2000},
+        )
+        if result.x is None:
+            raise BudgetUnreachable(
+                f"No widths within the budget were found ({result.message}). Ask for a larger budget."
+            )
+        return [widths[g][int(np.argmax(result.x[start[g] : start[g + 1]]))] for g in range(len(widths))]
+
+
+def _weight_name(where: str) -> str:
+    return where.split("[")[0]
+
+
+def _same_place(facets) -> bool:
+    """Whether all facets speak about one and the same axis."""
+    axes = {tuple(a for a, s in enumerate(f.shape) if s > 1) for f in facets}
+    return len(axes) == 1
+
+
+def _source(value: ir.Value | None) -> ir.Value | None:
+    """The initializer behind a value, through operators of one operand."""
+    while value is not None and value.const_value is None:
+        node = value.producer()
+        if node is None or node.op_type not in ("Transpose", "Reshape", "Cast", "Identity", "DequantizeLinear"):
+            return None
+        value = node.inputs[0]
+    return value
