@@ -1,0 +1,323 @@
+"""The command line: one command a verb; parse, call the pipeline, print, exit code. No logic.
+
+Exit codes: 0 done or passed, 1 a gate failed, 2 usage or bad input, 3 refused, 4 inconclusive, 130 Ctrl-C.
+What is heavy is imported by the verb that needs it: `onnxprune --help` is there at once.
+"""
+
+import functools
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from onnxprune.errors import OnnxPruneError
+
+INTERRUPTED = 130
+INTERNAL_ERROR = 2
+ONE = [1]
+
+app = typer.Typer(
+    name="onnxprune",
+    help="Prunes neural networks, removes what was pruned from the ONNX graph, and proves the smaller model.",
+    epilog="Exit codes: 0 done, 1 a gate failed, 2 bad usage or input, 3 refused, 4 inconclusive, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class ProviderName(StrEnum):
+    """Where a model runs."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+ModelFile = Annotated[Path, typer.Argument(metavar="MODEL.onnx", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+RunOut = Annotated[Path, typer.Option("--out", "-o", metavar="RUN", help="The folder of the run.", show_default=False)]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the run that is there, or show it if it is finished.")
+]
+Seed = Annotated[int | None, typer.Option(min=0, help="Replaces the recipe's seed.", show_default=False)]
+Providers = Annotated[
+    list[ProviderName] | None, typer.Option("--provider", help="May be repeated.", show_default=False)
+]
+Batches = Annotated[list[int], typer.Option("--batch", min=1, help="Batch size; may be repeated.")]
+Threads = Annotated[list[int], typer.Option(min=0, help="Number of threads, 0 for all cores; may be repeated.")]
+Seconds = Annotated[float, typer.Option(min=0.1, help="How long each latency comparison measures.")]
+MeasureSeed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn at random.")]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave with its exit code."""
+    if sys.platform == "win32":
+        sys.stdout.reconfigure(encoding="utf-8")
+    app(args=arguments)
+
+
+def verb(function: Callable[..., int | None]) -> Callable[..., None]:
+    """Register a command. It returns its exit code; what it raises becomes one sentence on stderr and a code."""
+
+    @functools.wraps(function)
+    def command(*args: Any, debug: bool, **kwargs: Any) -> None:
+        raise typer.Exit(_run(function, args, kwargs, debug))
+
+    flag = inspect.Parameter(
+        "debug",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=False,
+        annotation=Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")],
+    )
+    signature = inspect.signature(function)
+    command.__signature__ = signature.replace(parameters=[*signature.parameters.values(), flag])
+    command.__annotations__ = {**function.__annotations__, "debug": flag.annotation}
+    return app.command(name=function.__name__.rstrip("_"))(command)
+
+
+def _run(function: Callable[..., int | None], args: tuple, kwargs: dict[str, Any], debug: bool) -> int:
+    try:
+        return function(*args, **kwargs) or 0
+    except OnnxPruneError as error:
+        if debug:
+            raise
+        _say(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _say("interrupted; what was finished is kept. A run goes on with --resume.")
+        return INTERRUPTED
+    except Exception as error:
+        if debug:
+            raise
+        _say(f"internal error, {type(error).__name__}: {error}. Please report it with what --debug shows.")
+        return INTERNAL_ERROR
+
+
+def _say(sentence: str) -> None:
+    """One line on stderr, whatever the message holds."""
+    print("onnxprune:", " ".join(sentence.split()), file=sys.stderr)
+
+
+def _show(code: int, as_json: dict[str, Any] | None, show: Callable[[], None]) -> int:
+    """Print a result as JSON or for people. A reader that has gone away, as `head` does, changes nothing."""
+    try:
+        if as_json is not None:
+            print(json.dumps(as_json, indent=2))
+        else:
+            show()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+@verb
+def demo(
+    out: RunOut,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The whole road on 8x8 digits, in less than a minute.")
+    ] = False,
+    resume: Resume = False,
+    seed: Seed = None,
+    as_json: AsJson = False,
+) -> int:
+    """The whole road on 5,000 real digits, in minutes."""
+    from onnxprune import display, pipeline
+
+    changes = {} if seed is None else {"seed": seed}
+    with display.ProgressBars() as progress:
+        run = pipeline.demo(out, quick=quick, resume=resume, progress=progress, **changes)
+    return _show(run.exit_code, run.as_dict() if as_json else None, lambda: display.print_run(run))
+
+
+@verb
+def compress(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A YAML file or a built-in recipe.", show_default=False)
+    ],
+    out: RunOut,
+    resume: Resume = False,
+    seed: Seed = None,
+    as_json: AsJson = False,
+) -> int:
+    """Train, prune, prove and package a network by a recipe."""
+    from onnxprune import display, pipeline
+
+    changes = {} if seed is None else {"seed": seed}
+    with display.ProgressBars() as progress:
+        run = pipeline.compress(recipe, out, resume=resume, progress=progress, **changes)
+    return _show(run.exit_code, run.as_dict() if as_json else None, lambda: display.print_run(run))
+
+
+@verb
+def recipe(
+    name: Annotated[str | None, typer.Argument(help="A built-in recipe to print.", show_default=False)] = None,
+    template: Annotated[bool, typer.Option("--template", help="Print a commented recipe with every key.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List the built-in recipes.")] = False,
+) -> int:
+    """Print a recipe to start from."""
+    from onnxprune import pipeline
+
+    text = pipeline.recipe_text(name, template=template, names=list_)
+    return _show(0, None, lambda: print(text, end=""))
+
+
+@verb
+def inspect_(
+    model: ModelFile,
+    explain: Annotated[
+        str | None, typer.Option(help="A tensor whose ties and pins are wanted.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """What is in a model, and what of it could go."""
+    from onnxprune import display, pipeline
+
+    found = pipeline.inspect(model, explain=explain)
+    return _show(0, found.as_dict() if as_json else None, lambda: display.print_inspection(found))
+
+
+@verb
+def shrink(
+    model: ModelFile,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="SMALL.onnx", help="The file to write.", show_default=False)
+    ],
+    verify: Annotated[
+        bool, typer.Option(help="Run both models and compare their outputs before anything is written.")
+    ] = True,
+    as_json: AsJson = False,
+) -> int:
+    """Remove every channel that provably changes nothing."""
+    from onnxprune import display, pipeline
+
+    with display.ProgressBars() as progress:
+        done = pipeline.shrink(model, out, verify=verify, progress=progress)
+    return _show(done.exit_code, done.as_dict() if as_json else None, lambda: display.print_shrunk(done))
+
+
+@verb
+def validate(
+    reference: Annotated[Path, typer.Argument(metavar="REF.onnx", show_default=False)],
+    candidate: Annotated[Path, typer.Argument(metavar="NEW.onnx", show_default=False)],
+    data: Annotated[
+        str | None, typer.Option(help="Samples: a .npz file (inputs by name, and targets) or package.module:object.")
+    ] = None,
+    metric: Annotated[str, typer.Option(help="top1, top5, error_rate or package.module:function.")] = "top1",
+    max_drop: Annotated[
+        float | None,
+        typer.Option(min=0, help="The drop that must be ruled out: 0.01 is one point.", show_default=False),
+    ] = None,
+    min_speedup: Annotated[
+        float | None, typer.Option(help="How many times as fast it must be.", show_default=False)
+    ] = None,
+    provider: Providers = None,
+    batch: Batches = ONE,
+    threads: Threads = ONE,
+    seconds: Seconds = 20.0,
+    seed: MeasureSeed = 0,
+    save: Annotated[Path | None, typer.Option(help="Write the measurements as JSON.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Is a new model as good as a reference, and faster?"""
+    from onnxprune import display, pipeline
+
+    with display.ProgressBars() as progress:
+        found = pipeline.validate(
+            reference,
+            candidate,
+            data=data,
+            metric=metric,
+            max_drop=max_drop,
+            min_speedup=min_speedup,
+            providers=[p.value for p in provider or ()],
+            batches=batch,
+            threads=threads,
+            seconds=seconds,
+            seed=seed,
+            save=save,
+            progress=progress,
+        )
+    return _show(found.exit_code, found.as_dict() if as_json else None, lambda: display.print_validation(found))
+
+
+@verb
+def bench(
+    models: Annotated[list[Path], typer.Argument(metavar="REF.onnx NEW.onnx [MORE.onnx ...]", show_default=False)],
+    provider: Providers = None,
+    batch: Batches = ONE,
+    threads: Threads = ONE,
+    seconds: Seconds = 20.0,
+    seed: MeasureSeed = 0,
+    as_json: AsJson = False,
+) -> int:
+    """Time models side by side; the first is the reference."""
+    from onnxprune import display, pipeline
+
+    with display.ProgressBars() as progress:
+        found = pipeline.bench(
+            models,
+            providers=[p.value for p in provider or (ProviderName.cpu,)],
+            batches=batch,
+            threads=threads,
+            seconds=seconds,
+            seed=seed,
+            progress=progress,
+        )
+    return _show(found.exit_code, found.as_dict() if as_json else None, lambda: display.print_bench(found))
+
+
+@verb
+def package(
+    model: ModelFile,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to write.", show_default=False)],
+    validation: Annotated[
+        Path | None, typer.Option(help="Its validation.json, to go along.", show_default=False)
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="The recipe it was made by, to go along.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Build the folder to ship: model, evidence, runner."""
+    from onnxprune import pipeline
+
+    built = pipeline.package(model, out, validation=validation, recipe=recipe)
+    return _show(0, built.as_dict() if as_json else None, lambda: print(built))
+
+
+@verb
+def verify(
+    package: Annotated[Path, typer.Argument(metavar="PACKAGE", show_default=False)],
+    as_json: AsJson = False,
+) -> int:
+    """Check that a package is byte for byte what was built."""
+    from onnxprune import pipeline
+
+    found = pipeline.verify(package)
+    return _show(found.exit_code, found.as_dict() if as_json else None, lambda: print(found))
+
+
+@verb
+def report(
+    source: Annotated[Path, typer.Argument(metavar="RUN|VALIDATION.json", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="REPORT.html", help="The file to write; a run's own by default.", show_default=False
+        ),
+    ] = None,
+) -> int:
+    """Write what was measured as one HTML page."""
+    from onnxprune import pipeline
+
+    written = pipeline.report(source, out)
+    return _show(0, None, lambda: print(written))

@@ -1,0 +1,274 @@
+"""The whole road: train, prune, export, prove, measure, package, report. What a stage finished, a resumed run skips.
+
+stages/dense.pt   stages/prune.pt          pruned.onnx            validation.json   package/   report.html
+dense training -> prune and fine-tune -> export, tidy, prove -> measure --------> package -> report
+"""
+
+import contextlib
+import copy
+import dataclasses
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnxprune import recipe as recipes
+from onnxprune.deploy import surgeon
+from onnxprune.deploy.package import build_package
+from onnxprune.deploy.report import write_report
+from onnxprune.errors import RefusedError
+from onnxprune.graph.model import save, write_atomically
+from onnxprune.recipe import Recipe
+from onnxprune.runfolder import RunFolder, open_run
+from onnxprune.runtime.accuracy import find_metric
+from onnxprune.runtime.data import resolve
+from onnxprune.runtime.equivalence import Equivalence, compare_outputs, random_feeds, require
+from onnxprune.runtime.results import Gate, Validation
+from onnxprune.runtime.validation import validate
+from onnxprune.taskdata import TaskData, load_task
+
+Progress = Callable[[int, int, str], None]
+
+#: Batches that the exported model must agree with the trained module on.
+PROOF_BATCHES = (1, 7)
+BUDGET_FIGURES = {"macs": "macs", "params": "params", "bytes": "size_bytes"}
+
+
+@dataclass(frozen=True)
+class CompressedRun:
+    """A finished run: its folder and what was measured."""
+
+    path: Path
+    validation: Validation
+
+    @property
+    def exit_code(self) -> int:
+        """That of the validation: 0 passed, 1 failed, 3 refused, 4 inconclusive."""
+        return self.validation.exit_code
+
+    def as_dict(self) -> dict[str, Any]:
+        """The run as plain JSON types."""
+        return {"run": str(self.path), "validation": self.validation.as_dict()}
+
+
+def run_recipe(
+    source: "str | os.PathLike | Mapping[str, Any] | Recipe",
+    out: str | os.PathLike,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    **changes: Any,
+) -> CompressedRun:
+    """Run the recipe `source` (see `recipe.load`; `changes` replace its keys) in the folder `out`.
+
+    Raises RecipeError and DataError before anything is trained, OutputError, ExportError, BudgetUnreachable, GateError
+    (training that explodes, a model that isn't equal to its module). Gates that the result misses don't raise; they are
+    in the validation, and in `exit_code`.
+    """
+    recipe = recipes.load(source, **changes)
+    folders = [Path(source).parent] if isinstance(source, str | os.PathLike) and Path(source).is_file() else []
+    with _modules_in(folders):
+        _require_torch()
+        build, task = resolve(recipe.module), load_task(recipe.data)
+        find_metric(recipe.metric)
+        run = open_run(out, recipe, resume=resume)
+        if not run.equivalence.exists():
+            _train_and_export(recipe, build, task, run, progress)
+        if not run.validation.exists():
+            _measure(recipe, task, run, progress)
+        validation = Validation.load(run.validation)
+        if not run.package.exists():
+            example = {task.input_name: task.arrays("validation")[0]}
+            build_package(
+                run.pruned, run.package, validation=validation, recipe=run.recipe.read_text("utf-8"), example=example
+            )
+        if not run.report.exists():
+            write_report(
+                run.report,
+                validation=validation,
+                history=json.loads(run.history.read_text("utf-8")),
+                recipe=run.recipe.read_text("utf-8"),
+                title=f"onnxprune: {recipe.name}",
+            )
+    return CompressedRun(run.path, validation)
+
+
+def _train_and_export(
+    recipe: Recipe, build: Callable, task: TaskData, run: RunFolder, progress: Progress | None
+) -> None:
+    """Everything that needs torch: dense.onnx, pruned.onnx, history.json and the proof."""
+    from onnxprune.training.batches import shuffled_batches
+    from onnxprune.training.distill import Distillation
+    from onnxprune.training.finetune import TrainingSettings, train
+    from onnxprune.training.history import join_histories
+    from onnxprune.training.pruner import Pruner
+    from onnxprune.training.trainee import as_function, build_module, evaluator, example_of, pick_device
+
+    device = pick_device(recipe.device)
+    module = build_module(build, recipe.module, device, recipe.seed)
+    metric = find_metric(recipe.metric)
+    options: dict[str, Any] = {} if recipe.loss == "cross_entropy" else {"loss": resolve(recipe.loss)}
+    sign = 1.0 if metric.higher_is_better else -1.0
+    evaluate = evaluator(metric.score, *task.arrays("validation"), sign=sign, **options)
+    example = example_of(task.arrays("train")[0], device)
+    options |= {"evaluate": evaluate, "resume": True, "seed": recipe.seed}
+    histories = []
+
+    def batches(section: recipes.Training, what: str) -> Callable[[int], Iterable]:
+        of_epoch = shuffled_batches(
+            *task.arrays("train"), batch_size=section.batch, seed=recipe.seed, augment=task.augment
+        )
+        return _counted(of_epoch, section.epochs, max(1, len(task.train) // section.batch), what, progress)
+
+    if recipe.dense:
+        section = recipe.dense
+        histories.append(
+            train(
+                module,
+                batches(section, "training the dense network"),
+                settings=TrainingSettings(**section.model_dump(exclude={"batch"})),
+                checkpoint=run.checkpoint("dense"),
+                **options,
+            )
+        )
+    teacher = copy.deepcopy(module)
+    section = recipe.finetune
+    _tell(progress, 0, 1, "tracing the network")
+    pruner = Pruner(
+        module,
+        example,
+        budget=recipe.budget.limits,
+        criterion=_own(recipe.criterion),
+        schedule=recipe.schedule,
+        steps=recipe.steps,
+        keep=recipe.keep,
+        round_to=recipe.round_to,
+        input_names=(task.input_name,),
+        output_names=(task.output_name,),
+    )
+    _tell(progress, 1, 1, "tracing the network")
+    teaching = section.distillation
+    histories.append(
+        train(
+            module,
+            batches(section, "pruning and fine-tuning"),
+            settings=TrainingSettings(
+                **section.model_dump(exclude={"batch", "distillation"}),
+                prune_steps=recipe.steps,
+                guard=recipe.guard,
+                tolerance=recipe.tolerance,
+            ),
+            pruner=pruner,
+            teacher=teacher if teaching else None,
+            checkpoint=run.checkpoint("prune"),
+            **({"distillation": Distillation(**teaching.model_dump())} if teaching else {}),
+            **options,
+        )
+    )
+    history = _with_sign(join_histories(histories, pruner.widths()), sign)
+    write_atomically(run.history, json.dumps(history, indent=2, allow_nan=False) + "\n")
+
+    _tell(progress, 0, 3, "exporting")
+    exported = pruner.export(run.pruned, dense=run.dense)
+    for model, path in ((exported.dense, run.dense), (exported.pruned, run.pruned)):
+        save(surgeon.tidy(model), path)
+    _tell(progress, 1, 3, "exporting")
+    given = {task.input_name: task.arrays("validation")[0][:64]}
+    proof = compare_outputs(
+        as_function(module, task.input_name), run.pruned, random_feeds(run.pruned, PROOF_BATCHES, recipe.seed, given)
+    )
+    require(proof)
+    _tell(progress, 2, 3, "exporting")
+    write_atomically(run.equivalence, json.dumps(dataclasses.asdict(proof), indent=2) + "\n")
+    _tell(progress, 3, 3, "exporting")
+
+
+def _measure(recipe: Recipe, task: TaskData, run: RunFolder, progress: Progress | None) -> None:
+    """Write validation.json; the only place that looks at the test data."""
+    proof = Equivalence(**json.loads(run.equivalence.read_text("utf-8")))
+    validation = validate(
+        run.dense,
+        run.pruned,
+        dataset=task.test,
+        metric=recipe.metric,
+        max_drop=recipe.gates.max_drop,
+        min_speedup=recipe.gates.min_speedup,
+        equivalence=proof,
+        providers=recipe.providers_measured,
+        asked=recipe.providers_asked,
+        batches=recipe.measure.batches,
+        threads=recipe.measure.threads,
+        seconds=recipe.measure.seconds,
+        seed=recipe.seed,
+        progress=progress,
+    )
+    gates = (*validation.gates, *_budget_gates(recipe, validation))
+    dataclasses.replace(validation, gates=gates).save(run.validation)
+
+
+def _budget_gates(recipe: Recipe, validation: Validation) -> Iterator[Gate]:
+    """Was the network pruned as far as was asked? The guard may have stopped before."""
+    for name, limit in recipe.budget.limits.items():
+        before, after = (getattr(side, BUDGET_FIGURES[name]) for side in (validation.reference, validation.candidate))
+        reached = after <= (limit * before if limit <= 1 else limit)
+        yield Gate(
+            f"budget, {name}",
+            f"at most {limit:.1%}" if limit <= 1 else f"at most {limit:,.0f}",
+            f"{after / before:.1%}" if limit <= 1 else f"{after:,}",
+            "passed" if reached else "failed",
+            "" if reached else "a deeper step cost more of the validation metric than guard allows: see history.json",
+        )
+
+
+def _own(criterion: str) -> Any:
+    return resolve(criterion) if ":" in criterion else criterion
+
+
+def _with_sign(history: dict[str, Any], sign: float) -> dict[str, Any]:
+    """Training maximises; a metric of which less is better is told as it is."""
+    for record in history["epochs"]:
+        record["validation_metric"] *= sign
+    for record in history["steps"]:
+        record["metric"] *= sign
+    return history
+
+
+def _counted(
+    batches: Callable[[int], Iterable], epochs: int, per_epoch: int, what: str, progress: Progress | None
+) -> Callable[[int], Iterable]:
+    """The same batches, with a word to `progress` before each and after the last."""
+
+    def of_epoch(epoch: int) -> Iterator:
+        for number, batch in enumerate(batches(epoch)):
+            _tell(progress, epoch * per_epoch + number, epochs * per_epoch, what)
+            yield batch
+        _tell(progress, (epoch + 1) * per_epoch, epochs * per_epoch, what)
+
+    return of_epoch
+
+
+def _tell(progress: Progress | None, done: int, total: int, what: str) -> None:
+    if progress:
+        progress(done, total, what)
+
+
+def _require_torch() -> None:
+    if importlib.util.find_spec("torch") is None:
+        raise RefusedError("Training needs PyTorch, which isn't installed: pip install 'onnxprune[train]'.")
+
+
+@contextlib.contextmanager
+def _modules_in(folders: Iterable[Path]) -> Iterator[None]:
+    """Let the recipe's objects be imported from `folders` too, in child processes as well."""
+    added = [str(folder.resolve()) for folder in folders if str(folder.resolve()) not in sys.path]
+    sys.path[:0] = added
+    try:
+        yield
+    finally:
+        for folder in added:
+            with contextlib.suppress(ValueError):
+                sys.path.remove(folder)

@@ -1,0 +1,151 @@
+"""What a person sees: progress bars on stderr, tables on stdout. The only file that knows rich."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+#: Output that goes into a file or a pipe has no width of its own; tables get this one.
+FILE_WIDTH = 160
+VERDICT_STYLES = {
+    "passed": "green",
+    "faster": "green",
+    "failed": "bold red",
+    "slower": "bold red",
+    "refused": "yellow",
+    "inconclusive": "yellow",
+}
+
+
+class ProgressBars:
+    """A progress callback `(done, total, what)` with one bar for each `what`; silent where stderr isn't a terminal.
+
+    Each bar shows the rate and an estimate of the time left.
+    """
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> "ProgressBars":
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        self._bars.stop()
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        if what not in self._tasks:
+            # What an earlier run finished isn't this run's speed: a new bar starts where it is told to.
+            self._tasks[what] = self._bars.add_task(what, total=total, completed=done, rate="")
+        task = self._tasks[what]
+        self._bars.update(task, completed=done, total=total)
+        speed = next(t.finished_speed or t.speed for t in self._bars.tasks if t.id == task)
+        self._bars.update(task, rate=f"{speed:.1f}/s" if speed else "")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """One table on stdout, text to the left, numbers to the right."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index in (0, len(columns) - 1) else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell, style=VERDICT_STYLES.get(cell.split(":")[0], "")) for cell in row))
+    _console().print(table)
+
+
+def print_lines(*lines: str) -> None:
+    """Plain lines on stdout, as long as they are."""
+    for line in lines:
+        _console().print(Text(line), soft_wrap=True)
+
+
+def print_validation(validation: Any) -> None:
+    """The table of a Validation, and every gate that didn't pass."""
+    title = f"{validation.reference.file} -> {validation.candidate.file}"
+    print_table(title, ("", "before", "after", "ratio", "verdict"), validation.rows())
+    for gate in validation.gates:
+        if gate.verdict != "passed":
+            reason = f": {gate.reason}" if gate.reason else ""
+            print_lines(f"{gate.verdict}: {gate.name}, asked {gate.asked}, measured {gate.measured}{reason}")
+    print_lines(f"verdict: {validation.verdict}")
+
+
+def print_run(run: Any) -> None:
+    """The table of a CompressedRun, and the next command to try."""
+    print_validation(run.validation)
+    print_lines(
+        f"report:  {run.path / 'report.html'}", f"next:    python {run.path / 'package' / 'run.py'} --benchmark"
+    )
+
+
+def print_inspection(found: Any) -> None:
+    """An Inspection: what the model is, which units it has, what pins the rest."""
+    cost = found.cost
+    print_lines(
+        f"{found.file}: {cost.params:,} parameters, {cost.macs:,} MACs a sample, {cost.size_bytes:,} bytes, "
+        f"{cost.nodes:,} nodes, opset {', '.join(str(version) for version in found.opset.values())}",
+        *(f"  input  {name} {kind}" for name, kind in found.inputs.items()),
+        *(f"  output {name} {kind}" for name, kind in found.outputs.items()),
+        f"  {found.prunable:.1%} of the weights belong to units that can be deleted",
+    )
+    if found.kinds:
+        rows = [(kind.kind, kind.exactness, f"{kind.units:,}", f"{kind.weights:,}") for kind in found.kinds]
+        print_table("Units", ("kind", "deleting is", "number", "weights each of them deletes, added up"), rows)
+    if found.pinned:
+        print_table("Pinned", ("why", "weights"), [(why, f"{weights:,}") for why, weights in found.pinned.items()])
+    if found.explanation is not None:
+        print_lines(*found.explanation.splitlines())
+
+
+def print_shrunk(done: Any) -> None:
+    """A ShrunkModel: cost before and after, and what became of the channels."""
+    before, after = done.before.as_dict(), done.after.as_dict()
+    names = {"params": "parameters", "macs": "MACs", "size_bytes": "bytes", "nodes": "nodes"}
+    rows = [
+        (names[key], f"{before[key]:,}", f"{after[key]:,}", f"{after[key] / before[key]:.1%}" if before[key] else "")
+        for key in names
+    ]
+    print_table(str(done.path), ("", "before", "after", "ratio"), rows)
+    print_lines(", ".join(f"{count:,} {verdict}" for verdict, count in done.verdicts["verdicts"].items()) or "no units")
+    print_lines("not proved by running" if done.equivalence is None else str(done.equivalence))
+
+
+def print_bench(found: Any) -> None:
+    """A Bench: one table for each provider, batch size and thread count."""
+    for comparison in found.comparisons:
+        if comparison.refused:
+            print_lines(f"{comparison.provider}, batch {comparison.batch}: refused, {comparison.refused}")
+            continue
+        ratios = {ratio.name: ratio for ratio in comparison.ratios}
+        rows = []
+        for arm in comparison.arms:
+            ratio = ratios.get(arm.name)
+            time = (f"{arm.median_ms:.3f}", f"{arm.p90_ms:.3f}", "" if arm.p99_ms is None else f"{arm.p99_ms:.3f}")
+            shown = (f"{ratio.ratio:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]", ratio.verdict) if ratio else ("", "")
+            rows.append((arm.name, *time, *shown))
+        threads = comparison.threads or "all"
+        title = f"{comparison.provider}, batch {comparison.batch}, threads {threads}, {comparison.rounds} rounds"
+        print_table(title, ("", "median ms", "p90 ms", "p99 ms", "ratio", "verdict"), rows)
+        print_lines(*(f"{name}: {sentence}" for name, sentence in comparison.failures.items()))
+
+
+def _console() -> Console:
+    plain = {"highlight": False, "emoji": False, "markup": False}
+    console = Console(file=sys.stdout, **plain)
+    return console if console.is_terminal else Console(file=sys.stdout, width=FILE_WIDTH, **plain)
