@@ -3,6 +3,7 @@
 import io
 import pickle
 import random
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises DataError where the file isn't such a checkpoint.
     """
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("not written by torch.save")
         stored = _decode(torch.load(path, map_location="cpu", weights_only=True))
         set_random_state(stored["random"])
         return stored["content"]

@@ -27,7 +27,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from onnxprune.errors import GateError, RecipeError
+from onnxprune.errors import DataError, GateError, RecipeError
 from onnxprune.training.checkpoint import load_checkpoint, save_checkpoint, seed_everything
 from onnxprune.training.distill import Distillation
 from onnxprune.training.history import EpochRecord, History, StepRecord
@@ -210,11 +210,13 @@ def train(
             if pruner is not None:
                 pruner.step()
             total, count = total + value, count + 1
+        if count == 0:
+            raise DataError(f"There was no batch in epoch {epoch}. Give at least one batch of training data.")
         metric, validation_loss = _evaluate(module, evaluate)
 
         phase = "dense" if pruner is None else "prune" if state.progress < 1 else "finetune"
         seconds = time.perf_counter() - started
-        record = EpochRecord(epoch, phase, total / max(count, 1), validation_loss, metric, rate, seconds)
+        record = EpochRecord(epoch, phase, total / count, validation_loss, metric, rate, seconds)
         state.epochs.append(asdict(record))
         state.epoch = epoch + 1
         if state.pending and (_is_slot(epoch + 1, pruning_epochs) or epoch + 1 == settings.epochs):
@@ -380,8 +382,13 @@ def _load(
         raise RecipeError(
             f"'{path}' comes from a run with {was}, this one has {now}. Take the same settings, or start afresh."
         )
-    module.load_state_dict(content["module"])
-    optimizer.load_state_dict(content["optimizer"])
+    try:
+        module.load_state_dict(content["module"])
+        optimizer.load_state_dict(content["optimizer"])
+    except (RuntimeError, ValueError) as error:
+        raise DataError(
+            f"'{path}' belongs to another network than the one given. Resume with the same network, or start afresh."
+        ) from error
     if pruner is not None:
         pruner.load_state_dict(content["pruner"])
     return _State(**content["state"])
