@@ -24,8 +24,8 @@ TOLERANCE = 1e-5
 class Equivalence:
     """How far a candidate's outputs are from a reference's, over all feeds and outputs.
 
-    max_error: largest absolute difference; range: spread (largest minus smallest) of the reference output where
-    error_over_range, the largest ratio of the two, was found; snr_db: lowest ratio of signal to error in dB, None when
+    max_error: largest absolute difference; range: spread (largest minus smallest value) that the reference output has on
+    the feed, or usually has where that is more, where error_over_range, the largest ratio of the two, was found; snr_db: lowest ratio of signal to error in dB, None when
     nothing differs at all; cosine: lowest cosine between two outputs; agreement: fraction of decisions (argmax over
     axis 1) that are the same, decisions within the tolerance counting as the same; comparisons: number of pairs of
     output arrays compared; worst: where the largest ratio was found.
@@ -137,6 +137,7 @@ class _Tally:
     def __init__(self, tolerance: float) -> None:
         self.tolerance = tolerance
         self.pairs: list[tuple[str, str, np.ndarray, np.ndarray]] = []
+        self.resolutions: dict[str, float] = {}  # of each output's type: the step from 1 to the next number
 
     def add(self, where: str, reference: Outputs, candidate: Outputs) -> None:
         left, right = _named(reference), _named(candidate)
@@ -152,10 +153,11 @@ class _Tally:
                     f"output {name!r} has shape {list(expected.shape)} in the reference and "
                     f"{list(right[name].shape)} in the candidate at {where}"
                 )
-            self.pairs.append((name, where, expected, right[name]))
+            self.pairs.append((name, where, _as_double(name, expected), _as_double(name, right[name])))
+            self.resolutions[name] = max(_resolution(expected), _resolution(right[name]))
 
     def result(self) -> Equivalence:
-        spreads = self._pooled_spreads()
+        usual = self._usual_spreads()
         worst = ("", 0.0, 0.0)  # where, ratio, range
         max_error, snr_db, cosine, same, decisions, comparisons = 0.0, math.inf, 1.0, 0, 0, 0
         for name, where, expected, actual in self.pairs:
@@ -169,7 +171,11 @@ class _Tally:
             others = ~finite
             if not np.array_equal(expected[others], actual[others], equal_nan=True) or not math.isfinite(error):
                 error = math.inf
-            spread = float(np.ptp(x)) or spreads[name] or float(np.max(np.abs(x))) or 1.0
+            # An output that hardly varies on this feed (a saturated sigmoid) is judged by how it varies on the others,
+            # and none more finely than four steps of its own type.
+            spread = max(float(np.ptp(x)), usual[name]) or float(np.max(np.abs(x))) or 1.0
+            if self.tolerance > 0:
+                spread = max(spread, 4 * self.resolutions[name] * float(np.max(np.abs(x))) / self.tolerance)
             if error / spread >= worst[1]:
                 worst = (f"output {name!r}, {where}", error / spread, spread)
             max_error = max(max_error, error)
@@ -192,15 +198,17 @@ class _Tally:
             worst=worst[0],
         )
 
-    def _pooled_spreads(self) -> dict[str, float]:
-        """Spread of each output over all feeds together."""
-        bounds: dict[str, tuple[float, float]] = {}
+    def _usual_spreads(self) -> dict[str, float]:
+        """Each output's median spread over the feeds; its spread over all of them together where that is 0."""
+        values: dict[str, list[np.ndarray]] = {}
         for name, _, expected, _ in self.pairs:
             x = expected[np.isfinite(expected)]
             if x.size:
-                low, high = bounds.get(name, (math.inf, -math.inf))
-                bounds[name] = (min(low, float(x.min())), max(high, float(x.max())))
-        return {name: high - low for name, (low, high) in bounds.items()}
+                values.setdefault(name, []).append(x)
+        return {
+            name: float(np.median([np.ptp(x) for x in parts])) or float(np.ptp(np.concatenate(parts)))
+            for name, parts in values.items()
+        }
 
 
 def _runner(side: Runnable, settings: SessionSettings) -> Callable[[Feed], Outputs]:
@@ -211,17 +219,23 @@ def _runner(side: Runnable, settings: SessionSettings) -> Callable[[Feed], Outpu
 
 
 def _named(outputs: Outputs) -> dict[str, np.ndarray]:
-    """Outputs as {name: float64 array}; outputs without names are called by their position."""
+    """Outputs by name; outputs without names are called by their position."""
     if isinstance(outputs, np.ndarray):
         outputs = [outputs]
     items = outputs.items() if isinstance(outputs, Mapping) else ((str(k), value) for k, value in enumerate(outputs))
-    named = {}
-    for name, value in items:
-        array = np.asarray(value)
-        if array.dtype.kind in "OSU":
-            raise ModelError(f"output {name!r} isn't a tensor of numbers: it can't be compared")
-        named[name] = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
-    return named
+    return {name: np.asarray(value) for name, value in items}
+
+
+def _as_double(name: str, array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind in "OSU":
+        raise ModelError(f"output {name!r} isn't a tensor of numbers: it can't be compared")
+    return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
+
+
+def _resolution(array: np.ndarray) -> float:
+    if array.dtype.kind == "V":  # ml_dtypes: bfloat16, the only one of them that models give
+        return 2.0**-7
+    return float(np.finfo(array.dtype).eps) if array.dtype.kind in "fc" else 0.0
 
 
 def _snr_db(x: np.ndarray, y: np.ndarray) -> float:

@@ -95,7 +95,9 @@ def random_feeds(
 
 
 def static_batch(specs: Sequence[InputSpec]) -> int | None:
-    """The batch size that the model's inputs fix, None where all leave it open."""
+    """The batch size that the model fixes, None where an input leaves it open (no static axis 0 is a batch then)."""
+    if any(spec.shape and spec.batch is None for spec in specs):
+        return None
     return next((spec.batch for spec in specs if spec.batch is not None), None)
 
 

@@ -1,0 +1,197 @@
+"""The validation as a whole: rows, gates, exit codes, and the way to a file and back."""
+
+import dataclasses
+import math
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxprune.errors import DataError, InputError, ModelError, NotEquivalentError
+from onnxprune.runtime import validation as module
+from onnxprune.runtime.data import Dataset
+from onnxprune.runtime.equivalence import Equivalence, require
+from onnxprune.runtime.gates import decide_gates
+from onnxprune.runtime.latency import Arm, LatencyComparison, Ratio
+from onnxprune.runtime.results import AccuracyRow, Figures, Gate, Validation
+from onnxprune.runtime.validation import validate
+
+FIGURES = Figures(params=1000, macs=50_000, size_bytes=4096, nodes=12, sha256="00", file="dense.onnx")
+SAME = Equivalence(1e-7, 2.0, 5e-8, None, 1.0, 1.0, 1e-5, 12, True)
+DIFFERENT = Equivalence(math.inf, 2.0, math.inf, -math.inf, -1.0, 0.5, 1e-5, 12, False, "output 'y', feed 0")
+
+
+def accuracy(verdict="passed", provider="cpu", reason=""):
+    row = AccuracyRow(provider, "top1", 1000, 0.98, 0.975, -0.005, -0.012, 0.002, 0.02, 8, 3, verdict, reason)
+    if verdict == "refused":
+        nothing = dict.fromkeys(("reference", "candidate", "difference", "low", "high"), None)
+        row = dataclasses.replace(row, only_reference_right=None, only_candidate_right=None, **nothing)
+    return row
+
+
+def latency(low=0.48, high=0.52, provider="cpu", refused=None):
+    if refused:
+        return LatencyComparison(provider, 1, 1, (), (), refused)
+    arms = tuple(
+        Arm(name, time, time * 1.1, None, 3.0, 20.0, 80.0, 200) for name, time in (("reference", 2.0), ("new", 1.0))
+    )
+    return LatencyComparison(provider, 1, 1, arms, (Ratio("new", 0.5, low, high, "faster"),), rounds=12)
+
+
+def result(gates=(), **changes):
+    values = {"equivalence": SAME, "accuracy": (accuracy(),), "latency": (latency(),), **changes}
+    return Validation(
+        "2025-01-01T00:00:00+00:00", FIGURES, FIGURES, environment={"python": "3.11"}, gates=gates, **values
+    )
+
+
+@pytest.mark.parametrize(
+    "equivalence, rows, comparisons, min_speedup, verdicts, exit_code",
+    [
+        (SAME, [accuracy()], [latency()], 1.5, ["passed"] * 3, 0),
+        (None, [accuracy("measured")], [latency()], None, [], 0),
+        (DIFFERENT, [], [], None, ["failed"], 1),
+        (SAME, [accuracy("failed")], [], None, ["passed", "failed"], 1),
+        (None, [accuracy("inconclusive")], [latency()], 1.5, ["inconclusive", "passed"], 4),
+        (None, [], [latency()], 2.0, ["inconclusive"], 4),
+        (None, [], [latency()], 3.0, ["failed"], 1),
+        (None, [], [latency(refused="crashed")], 1.5, ["refused"], 3),
+        (None, [accuracy("inconclusive")], [latency(refused="crashed")], None, ["inconclusive", "refused"], 3),
+        (None, [accuracy("failed")], [latency(refused="crashed")], None, ["failed", "refused"], 1),
+        # A provider that nobody asked for changes nothing, whatever happens on it.
+        (None, [accuracy("refused", "cuda", "no GPU")], [latency(0.9, 1.1, "cuda")], 3.0, [], 0),
+    ],
+)
+def test_gates_and_exit_codes(equivalence, rows, comparisons, min_speedup, verdicts, exit_code):
+    gates = decide_gates(equivalence, rows, comparisons, asked={"cpu"}, min_speedup=min_speedup)
+    assert [gate.verdict for gate in gates] == verdicts
+    found = result(gates)
+    assert (found.exit_code, found.passed) == (exit_code, exit_code == 0)
+
+
+def test_a_provider_asked_for_and_refused():
+    rows, comparisons = [accuracy("refused", "cuda", "no GPU")], [latency(provider="cuda", refused="no GPU")]
+    (gate,) = decide_gates(None, rows, comparisons, asked={"cpu", "cuda"}, min_speedup=2)
+    assert gate == Gate("provider cuda", "a measurement", "none", "refused", "no GPU")
+
+
+def test_there_and_back(tmp_path):
+    original = result(
+        (Gate("equivalence", "a", "b", "failed", "c"),),
+        equivalence=DIFFERENT,
+        accuracy=(accuracy(), accuracy("refused", "cuda", "no GPU")),
+        latency=(latency(), latency(provider="cuda", refused="no GPU")),
+    )
+    path = tmp_path / "validation.json"
+    original.save(path)
+    assert Validation.load(path) == original
+    assert Validation.from_dict(original.as_dict()) == original
+    assert '"error_over_range": "Infinity"' in path.read_text()
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ("{", "not a readable"),
+        ("[]", "but a list"),
+        ("{}", "version None"),
+        ('{"version": 1}', "is missing or unknown"),
+    ],
+)
+def test_what_is_no_validation(tmp_path, content, words):
+    path = tmp_path / "validation.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match=words):
+        Validation.load(path)
+    with pytest.raises(DataError, match="not a readable"):
+        Validation.load(tmp_path / "none.json")
+
+
+def test_table():
+    found = result(
+        accuracy=(accuracy(), accuracy("refused", "cuda", "no GPU")), gates=(Gate("x", "y", "z", "failed", "w"),)
+    )
+    rows = {row[0]: row[1:] for row in found.rows()}
+    assert rows["parameters"] == ("1,000", "1,000", "100.0%", "")
+    assert rows["top1, cpu (1,000 samples)"] == ("98.00%", "97.50%", "-0.50 points [-1.20, +0.20]", "passed")
+    assert rows["top1, cuda (1,000 samples)"] == ("", "", "", "refused: no GPU")
+    assert rows["latency cpu, batch 1, 1 thread"] == ("2.000 ms", "1.000 ms", "0.500 [0.480, 0.520]", "faster")
+    text = str(found)
+    assert all(words in text for words in ("98.00%", "failed: x: asked y, measured z (w)", "verdict: failed"))
+
+
+@pytest.fixture
+def labelled(net_path):
+    images = np.random.default_rng(3).standard_normal((120, 3, 12, 12)).astype(np.float32)
+    outputs = module.record_outputs(net_path, {"image": images})
+    return Dataset({"image": images}, outputs["logits"].argmax(axis=1), "labelled")
+
+
+def test_the_whole_of_it(net_path, wide_path, labelled, tmp_path):
+    path = tmp_path / "data.npz"
+    np.savez(path, targets=labelled.targets, **labelled.inputs)
+    found = validate(
+        wide_path,
+        net_path,
+        dataset=path,
+        max_drop=0.05,
+        min_speedup=1.5,
+        tolerance=1e-5,
+        providers=("cpu", "cuda"),
+        asked={"cpu"},
+        seconds=1.0,
+    )
+    assert (found.candidate.params, found.reference.params) == (8 * 27 + 40, 256 * 27 + 5 * 256)
+    row = found.accuracy[0]
+    assert row.candidate == 1.0 and row.verdict == "passed" and row.samples == 120
+    verdicts = {gate.name: gate.verdict for gate in found.gates}
+    assert verdicts == {"equivalence": "failed", "top1, cpu": "passed", "speed-up, cpu, batch 1, 1 thread": "passed"}
+    assert found.exit_code == 1
+    with pytest.raises(NotEquivalentError):
+        require(found.equivalence)
+    assert [row.provider for row in found.accuracy] == [c.provider for c in found.latency] == ["cpu", "cuda"]
+    assert {"load_average", "load_average_after", "notes"} <= set(found.environment)
+
+
+def test_cuda_asked_for_without_a_device(net_path, labelled, monkeypatch):
+    monkeypatch.setattr(module, "why_refused", lambda provider: "libcublas.so.13 is missing")
+    monkeypatch.setattr("onnxprune.runtime.latency.why_refused", lambda provider: "libcublas.so.13 is missing")
+    found = validate(net_path, net_path, dataset=labelled, max_drop=0.05, providers=("cuda",))
+    assert (found.exit_code, found.verdict) == (3, "refused")
+    assert "libcublas.so.13" in str(found)
+    assert found.accuracy[0].reference is None and found.latency[0].ratios == ()
+
+
+def test_a_candidate_that_runs_out_of_memory(networks, net_path, labelled, tmp_path):
+    text = """
+    <ir_version: 10, opset_import: ["" : 18]>
+    net (float[N, 3, 12, 12] image) => (float[N, 5] logits) {
+        shape = Constant <value_ints = [1000000, 1000000]> ()
+        one = ReduceMax <keepdims = 0> (image)
+        many = Expand (one, shape)
+        most = ReduceMax <keepdims = 0> (many)
+        five = Constant <value_floats = [1.0, 1.0, 1.0, 1.0, 1.0]> ()
+        logits = Mul (most, five)
+    }
+    """
+    path = tmp_path / "huge.onnx"
+    onnx.save(networks[1](text), path)
+    found = validate(net_path, path, dataset=labelled, seconds=0.5, memory_mb=1000)
+    assert found.accuracy[0].reason.startswith("candidate ran out of memory")
+    assert "candidate ran out of memory" in found.latency[0].refused
+    assert found.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    "options, error, words",
+    [
+        ({"max_drop": 0.01}, InputError, "without data"),
+        ({"min_speedup": 0}, InputError, "speed-up > 0"),
+        ({"batches": ()}, InputError, "at least one"),
+        ({"dataset": "nowhere.npz"}, DataError, "doesn't exist"),
+        ({"candidate": "nowhere.onnx"}, ModelError, "nowhere.onnx"),
+    ],
+)
+def test_bad_input(net_path, options, error, words):
+    with pytest.raises(error, match=words):
+        validate(net_path, **{"candidate": net_path, **options})
