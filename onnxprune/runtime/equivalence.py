@@ -25,11 +25,10 @@ class Equivalence:
     """How far a candidate's outputs are from a reference's, over all feeds and outputs.
 
     max_error: largest absolute difference; error_over_range: largest difference relative to the spread (largest minus
-    smallest value) that the reference output has on the feed, or usually has where that is more; range: the spread where
-    that was found; snr_db: lowest ratio of signal to error in dB, None when nothing differs at all; cosine: lowest cosine
-    between two outputs; agreement: fraction of decisions (argmax over axis 1) that are the same, decisions within the
-    tolerance counting as the same; comparisons: number of pairs of output arrays compared; worst: where the largest
-    relative error was found.
+    smallest value) that the reference output has on the feed, or usually has where that is more; range: that spread;
+    snr_db: lowest ratio of signal to error in dB, None when nothing differs at all; cosine: lowest cosine between two
+    outputs; agreement: fraction of decisions (argmax over axis 1) that are the same, decisions within the tolerance
+    counting as the same; comparisons: pairs of output arrays compared; worst: where error_over_range was found.
     """
 
     max_error: float
