@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,10 @@ Progress = Callable[[int, int, str], None]
 
 #: Batches that the exported model must agree with the trained module on.
 PROOF_BATCHES = (1, 7)
+#: Pruning sees the training data in another order than dense training did.
+PRUNING_SEED = 1000
+#: Keys of a recipe's training sections that the loop is told in other ways.
+NOT_SETTINGS = {"batch", "label_smoothing", "distillation"}
 BUDGET_FIGURES = {"macs": "macs", "params": "params", "bytes": "size_bytes"}
 
 
@@ -106,33 +111,37 @@ def _train_and_export(
     from onnxprune.training.finetune import TrainingSettings, train
     from onnxprune.training.history import join_histories
     from onnxprune.training.pruner import Pruner
-    from onnxprune.training.trainee import as_function, build_module, evaluator, example_of, pick_device
+    from onnxprune.training.trainee import as_function, build_module, cross_entropy, evaluator, example_of, pick_device
 
     device = pick_device(recipe.device)
     module = build_module(build, recipe.module, device, recipe.seed)
     metric = find_metric(recipe.metric)
-    options: dict[str, Any] = {} if recipe.loss == "cross_entropy" else {"loss": resolve(recipe.loss)}
+    loss = cross_entropy if recipe.loss == "cross_entropy" else resolve(recipe.loss)
     sign = 1.0 if metric.higher_is_better else -1.0
-    evaluate = evaluator(metric.score, *task.arrays("validation"), sign=sign, **options)
+    evaluate = evaluator(metric.score, *task.arrays("validation"), loss=loss, sign=sign)
     example = example_of(task.arrays("train")[0], device)
-    options |= {"evaluate": evaluate, "resume": True, "seed": recipe.seed}
     histories = []
 
-    def batches(section: recipes.Training, what: str) -> Callable[[int], Iterable]:
-        of_epoch = shuffled_batches(
-            *task.arrays("train"), batch_size=section.batch, seed=recipe.seed, augment=task.augment
-        )
-        return _counted(of_epoch, section.epochs, max(1, len(task.train) // section.batch), what, progress)
+    def options(section: recipes.Training, stage: str, seed: int, what: str) -> dict[str, Any]:
+        """What both trainings are told alike."""
+        batches = shuffled_batches(*task.arrays("train"), batch_size=section.batch, seed=seed, augment=task.augment)
+        smoothing = section.label_smoothing
+        return {
+            "batches": _counted(batches, section.epochs, max(1, len(task.train) // section.batch), what, progress),
+            "loss": partial(loss, label_smoothing=smoothing) if smoothing else loss,
+            "evaluate": evaluate,
+            "checkpoint": run.checkpoint(stage),
+            "resume": True,
+            "seed": seed,
+        }
 
     if recipe.dense:
         section = recipe.dense
         histories.append(
             train(
                 module,
-                batches(section, "training the dense network"),
-                settings=TrainingSettings(**section.model_dump(exclude={"batch"})),
-                checkpoint=run.checkpoint("dense"),
-                **options,
+                settings=TrainingSettings(**section.model_dump(exclude=NOT_SETTINGS)),
+                **options(section, "dense", recipe.seed, "training the dense network"),
             )
         )
     teacher = copy.deepcopy(module)
@@ -155,18 +164,16 @@ def _train_and_export(
     histories.append(
         train(
             module,
-            batches(section, "pruning and fine-tuning"),
             settings=TrainingSettings(
-                **section.model_dump(exclude={"batch", "distillation"}),
+                **section.model_dump(exclude=NOT_SETTINGS),
                 prune_steps=recipe.steps,
                 guard=recipe.guard,
                 tolerance=recipe.tolerance,
             ),
             pruner=pruner,
             teacher=teacher if teaching else None,
-            checkpoint=run.checkpoint("prune"),
             **({"distillation": Distillation(**teaching.model_dump())} if teaching else {}),
-            **options,
+            **options(section, "prune", recipe.seed + PRUNING_SEED, "pruning and fine-tuning"),
         )
     )
     history = _with_sign(join_histories(histories, pruner.widths()), sign)

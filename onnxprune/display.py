@@ -62,8 +62,10 @@ class ProgressBars:
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """One table on stdout, text to the left, numbers to the right."""
     table = Table(title=title, title_justify="left", title_style="bold")
+    rows = list(rows)
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index in (0, len(columns) - 1) else "right", overflow="fold")
+        numbers = all(row[index][:1] in "+-0123456789" for row in rows)
+        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell, style=VERDICT_STYLES.get(cell.split(":")[0], "")) for cell in row))
     _console().print(table)
@@ -105,8 +107,8 @@ def print_inspection(found: Any) -> None:
         f"  {found.prunable:.1%} of the weights belong to units that can be deleted",
     )
     if found.kinds:
-        rows = [(kind.kind, kind.exactness, f"{kind.units:,}", f"{kind.weights:,}") for kind in found.kinds]
-        print_table("Units", ("kind", "deleting is", "number", "weights each of them deletes, added up"), rows)
+        rows = [(k.kind, k.exactness, f"{k.units:,}", f"{k.weights / k.units:,.1f}") for k in found.kinds]
+        print_table("Units", ("kind", "deleting is", "number", "weights of each (mean)"), rows)
     if found.pinned:
         print_table("Pinned", ("why", "weights"), [(why, f"{weights:,}") for why, weights in found.pinned.items()])
     if found.explanation is not None:

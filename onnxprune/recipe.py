@@ -104,6 +104,7 @@ class Training(_Section):
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
     warmup: Fraction = 0.2
     hold: Fraction = 0.0
+    label_smoothing: Fraction = 0.0
 
 
 class Distillation(_Section):
@@ -169,6 +170,13 @@ class Recipe(_Section):
     def _pruning_ends_after_it_starts(self) -> "Recipe":
         if self.finetune.prune_end < self.finetune.prune_start:
             raise ValueError("finetune.prune_end must not be below finetune.prune_start")
+        return self
+
+    @model_validator(mode="after")
+    def _smoothing_has_its_loss(self) -> "Recipe":
+        smoothing = self.finetune.label_smoothing or (self.dense and self.dense.label_smoothing)
+        if smoothing and self.loss != "cross_entropy":
+            raise ValueError("label_smoothing goes with the loss cross_entropy only")
         return self
 
     @model_validator(mode="after")
@@ -284,8 +292,8 @@ def _sentence(problem: Mapping[str, Any]) -> str:
         key, known = str(problem["loc"][-1]), _keys_beside(problem["loc"])
         near = difflib.get_close_matches(key, known, 1)
         elsewhere = [path for path in _all_keys() if path.split(".")[-1] == key]
-        if near or elsewhere:
-            return f"unknown key '{location}', did you mean '{(near or elsewhere)[0]}'?"
+        if elsewhere or near:
+            return f"unknown key '{location}', did you mean '{(elsewhere or near)[0]}'?"
         return f"unknown key '{location}' (known here: {', '.join(known)})"
     if problem["type"] == "missing":
         return f"'{location}' is missing"

@@ -11,6 +11,7 @@ from onnxprune.errors import DataError, OnnxPruneError, ProviderRefused, RecipeE
 from onnxprune.training.checkpoint import seed_everything
 
 EVALUATION_BATCH = 250
+cross_entropy = functional.cross_entropy
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 #: score(outputs, targets) -> one number a sample, on NumPy arrays
@@ -51,7 +52,7 @@ def example_of(inputs: np.ndarray, device: torch.device) -> tuple[torch.Tensor]:
 
 
 def evaluator(
-    score: Score, inputs: np.ndarray, targets: np.ndarray, *, loss: Loss = functional.cross_entropy, sign: float = 1.0
+    score: Score, inputs: np.ndarray, targets: np.ndarray, *, loss: Loss = cross_entropy, sign: float = 1.0
 ) -> Callable[[nn.Module], tuple[float, float]]:
     """A function of a module: (`sign` times the mean of `score`, the loss), over `inputs[n,...]` and `targets[n,...]`.
 

@@ -1,0 +1,174 @@
+"""Recipes: the template says every key, a wrong key names the right one, what is written is what is read."""
+
+import textwrap
+from pathlib import Path
+
+import pytest
+import yaml
+
+from onnxprune import recipe as recipes
+from onnxprune.errors import RecipeError
+
+LEAST = {"module": "net:build", "data": "net:task", "budget": {"macs": 0.2}}
+
+WRONG = {
+    "a typing error": ({"modul": "a:b"}, "unknown key 'modul', did you mean 'module'?"),
+    "a typing error in a section": ({"dense": {"epochs": 3, "bach": 8}}, "'dense.bach', did you mean 'batch'?"),
+    "a typing error two levels down": (
+        {"finetune": {"distillation": {"temprature": 3}}},
+        "'finetune.distillation.temprature', did you mean 'temperature'?",
+    ),
+    "a key one level too high": ({"temperature": 3}, "did you mean 'finetune.distillation.temperature'?"),
+    "a key like no other": ({"gates": {"zzz": 1}}, "'gates.zzz' (known here: max_drop, min_speedup)"),
+    "an empty budget": ({"budget": {}}, "name at least one of macs, params and bytes"),
+    "a negative budget": ({"budget": {"macs": -1}}, "'budget.macs' is -1: it should be greater than 0"),
+    "a budget that isn't a number": ({"budget": {"macs": "few"}}, "'budget.macs' is 'few'"),
+    "an infinite budget": ({"budget": {"macs": float("inf")}}, "'budget.macs' is inf"),
+    "no steps": ({"steps": 0}, "'steps' is 0"),
+    "steps that are a yes": ({"steps": True}, "'steps' is True"),
+    "half an epoch": ({"dense": {"epochs": 1.5}}, "'dense.epochs' is 1.5"),
+    "dense training without epochs": ({"dense": {"batch": 8}}, "'dense.epochs' is missing"),
+    "many steps of a one-shot schedule": ({"schedule": "one-shot", "steps": 3}, "steps must be 1"),
+    "an end before the start": ({"finetune": {"prune_start": 0.6, "prune_end": 0.2}}, "must not be below"),
+    "an object without its module": ({"module": "build"}, "write it as package.module:object"),
+    "an object with a path": ({"module": "nets/net.py:build"}, "write it as package.module:object"),
+    "an unknown metric": ({"metric": "top2"}, "choose top1, top5 or error_rate, or write it as"),
+    "an unknown criterion": ({"criterion": "l1"}, "choose taylor or magnitude, or write it as"),
+    "an unknown schedule": ({"schedule": "linear"}, "'schedule' is 'linear'"),
+    "an unknown provider": ({"providers": ["cpu", "tpu"]}, "give a list of cpu or cuda, or auto"),
+    "no provider": ({"providers": []}, "give a list of cpu or cuda, or auto"),
+    "an unknown device": ({"device": "gpu"}, "'device' is 'gpu'"),
+    "a grain of nothing": ({"round_to": 0}, "'round_to' is 0: give a whole number of channels, or cpu"),
+    "a drop of everything": ({"gates": {"max_drop": 2}}, "'gates.max_drop' is 2: it should be less than 1"),
+    "a batch of nothing": ({"measure": {"batches": [1, 0]}}, "'measure.batches.1' is 0"),
+    "a seed below zero": ({"seed": -1}, "'seed' is -1"),
+    "several at once": (
+        {"steps": 0, "seed": -1},
+        "'steps' is 0: it should be greater than or equal to 1; 'seed' is -1",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "sentence"), WRONG.values(), ids=WRONG)
+def test_a_wrong_recipe_says_what_and_where(change, sentence):
+    with pytest.raises(RecipeError) as caught:
+        recipes.load({**LEAST, **change})
+    message = str(caught.value)
+    assert sentence in message
+    assert "\n" not in message
+    assert "--template" in message
+
+
+@pytest.mark.parametrize("key", LEAST)
+def test_what_has_no_default_must_be_given(key):
+    with pytest.raises(RecipeError, match=f"'{key}' is missing"):
+        recipes.load({name: value for name, value in LEAST.items() if name != key})
+
+
+UNREADABLE = {
+    "missing": (None, "can't be read: No such file or directory. Give a YAML file or a built-in recipe \\(digits"),
+    "empty": (b"", "holds no keys"),
+    "a list": (b"- a\n- b\n", "holds no keys"),
+    "not YAML": (b"module: [a\nb: c\n", "line 2 isn't YAML"),
+    "a key twice": (b"seed: 1\nname: x\nseed: 2\n", "line 3 isn't YAML: 'seed' is written twice"),
+    "a Python object": (b"seed: !!python/object/apply:os.getpid []\n", "isn't YAML"),
+    "not text": (b"\xff\xfe\x00\x01", "isn't text"),
+}
+
+
+@pytest.mark.parametrize(("content", "sentence"), UNREADABLE.values(), ids=UNREADABLE)
+def test_a_file_that_is_no_recipe(tmp_path, content, sentence):
+    path = tmp_path / "recipe.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(RecipeError, match=sentence):
+        recipes.load(path)
+
+
+def dotted(content: dict, prefix: str = "") -> set[str]:
+    inner = (dotted(value, f"{prefix}{key}.") for key, value in content.items() if isinstance(value, dict))
+    return {prefix + key for key in content}.union(*inner)
+
+
+def test_the_template_shows_every_key_with_its_default(tmp_path):
+    content = yaml.safe_load(recipes.template())
+    read = recipes.load(content)
+    assert read == recipes.load({key: content[key] for key in LEAST})
+    assert dotted(content) == dotted(read.model_dump())
+
+
+@pytest.mark.parametrize("name", recipes.built_in())
+def test_a_built_in_recipe_reads_and_names_itself(name):
+    assert recipes.load(name).name == name
+    assert recipes.load(yaml.safe_load(recipes.built_in_text(name))) == recipes.load(name)
+
+
+def test_the_built_in_recipes_are_these():
+    assert recipes.built_in() == ("digits", "digits-quick")
+    with pytest.raises(RecipeError, match="choose one of digits, digits-quick"):
+        recipes.built_in_text("template")
+
+
+FULL = {
+    **LEAST,
+    "budget": {"macs": 0.25, "bytes": 100_000},
+    "schedule": "one-shot",
+    "steps": 1,
+    "keep": ["head"],
+    "dense": None,
+    "finetune": {"epochs": 3, "distillation": None},
+    "providers": ["cpu", "cuda"],
+    "round_to": 8,
+    "gates": {"max_drop": 0.02},
+}
+
+
+@pytest.mark.parametrize("content", [LEAST, FULL], ids=["defaults", "everything else"])
+def test_what_is_written_is_what_is_read(tmp_path, content):
+    recipe = recipes.load(content)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe.to_yaml())
+    assert recipes.load(path) == recipe
+    assert recipes.load(recipe) == recipe
+
+
+def test_changes_replace_keys_and_are_checked():
+    assert recipes.load(LEAST, seed=3, budget={"params": 0.5}).budget.limits == {"params": 0.5}
+    with pytest.raises(RecipeError, match="did you mean 'seed'"):
+        recipes.load(LEAST, sed=3)
+
+
+@pytest.mark.parametrize(
+    ("providers", "measured", "asked"),
+    [
+        ("auto", ("cpu", "cuda"), {"cpu"}),
+        ("cpu", ("cpu",), {"cpu"}),
+        (["cuda"], ("cuda",), {"cuda"}),
+        (["cpu", "cuda"], ("cpu", "cuda"), {"cpu", "cuda"}),
+    ],
+)
+def test_only_providers_that_are_named_count(providers, measured, asked):
+    recipe = recipes.load({**LEAST, "providers": providers})
+    assert (recipe.providers_measured, recipe.providers_asked) == (measured, frozenset(asked))
+
+
+def test_exponents_are_numbers():
+    """YAML 1.1 takes 5e-4 for text; a learning rate is written so by everybody."""
+    text = textwrap.dedent("""
+        module: net:build
+        data: net:task
+        budget: {macs: 0.2}
+        dense: {epochs: 1, learning_rate: 5e-4}
+    """)
+    assert recipes.load(yaml.safe_load(text)).dense.learning_rate == 5e-4
+
+
+def test_a_recipe_is_read_only():
+    recipe = recipes.load(LEAST)
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.seed = 1
+
+
+def test_a_path_and_its_text_are_the_same(tmp_path: Path):
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(LEAST))
+    assert recipes.load(str(tmp_path / "r.yaml")) == recipes.load(tmp_path / "r.yaml") == recipes.load(LEAST)
