@@ -162,8 +162,9 @@ def train(
 
     After each epoch `checkpoint` is replaced as a whole, so that an interruption at any moment, Ctrl-C included, costs
     at most the current epoch; with `resume` a run goes on from it (or starts, if there is none) and ends where it
-    would have ended undisturbed. Raises RecipeError for a checkpoint of other settings, DataError for a broken one,
-    OutputError where it can't be written, GateError where the loss explodes or isn't a number.
+    would have ended undisturbed. Raises RecipeError for a checkpoint of other settings; DataError for a broken one, an
+    epoch without batches and a metric that is NaN; OutputError where the checkpoint can't be written; GateError where
+    the loss explodes or isn't a number.
     """
     device = next(module.parameters()).device
     distillation = distillation or Distillation()
@@ -258,6 +259,8 @@ def _evaluate(module: nn.Module, evaluate: Callable[[nn.Module], float | tuple[f
     with torch.no_grad():
         result = evaluate(module)
     metric, loss = result if isinstance(result, tuple) else (result, math.nan)
+    if math.isnan(metric):
+        raise DataError("The validation metric isn't a number (nan). Give a metric that judges every prediction.")
     return float(metric), float(loss)
 
 

@@ -451,6 +451,11 @@ def test_an_explosion_in_the_first_epoch_names_no_checkpoint(tmp_path):
         run(loss=lambda outputs, targets: outputs.sum() * math.nan, checkpoint=tmp_path / "run.pt")
 
 
+def test_a_metric_that_is_no_number_is_refused():
+    with pytest.raises(DataError, match="validation metric"):
+        run(evaluate=scripted([0.5, 0.6, math.nan]))
+
+
 def test_an_epoch_without_batches_is_refused():
     with pytest.raises(DataError, match="epoch 0"):
         run(batches=lambda epoch: [])
