@@ -53,9 +53,8 @@ def shrink(model) -> tuple[Model, ShrinkReport]:
         channels = Channels(walk(model))
         facts = known.forward(channels.trace)
         lives, readers = known.alive(channels, facts)
-        # Bundles take dead members first, so that a grid loses as many rows' worth as it can.
-        channels = Channels(channels.trace, order=lives.astype(np.int64))
-        dead = _dead_units(channels, lives)
+        channels, units = channels.covering(~lives)
+        dead = _without_emptying(channels, units)
         if not dead:
             break
         removed += sum(len(channels.units[u].channels) for u in dead)
@@ -65,12 +64,11 @@ def shrink(model) -> tuple[Model, ShrinkReport]:
     return model, ShrinkReport({"removed": removed, "kept": left}, tuple(_kept_dead(channels, facts, readers)), rounds)
 
 
-def _dead_units(channels: Channels, lives: np.ndarray) -> list[int]:
-    """Units without a living channel; one stays where an axis would be left empty."""
-    dead = [u.index for u in channels.units if not lives[list(u.channels)].any()]
+def _without_emptying(channels: Channels, units: tuple[int, ...]) -> list[int]:
+    """The units, but for one where an axis would be left empty."""
     deleted = np.zeros(channels.count, bool)
     chosen = []
-    for index in dead:
+    for index in units:
         members = list(channels.units[index].channels)
         before = deleted[members].copy()
         deleted[members] = True

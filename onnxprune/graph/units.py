@@ -255,6 +255,11 @@ class Channels:
         summed = _sum_to(array, a.shape)
         return np.bincount(a[same], weights=summed[same], minlength=self.count)
 
+    @cached_property
+    def has_bundles(self) -> bool:
+        """Whether grids leave a choice of which members go together."""
+        return any(len(unit.channels) > 1 for unit in self.units)
+
     def importance(self, saliency: Mapping[str, np.ndarray]) -> np.ndarray:
         """The saliency of each unit: the sum over its channels. Array [units]."""
         total = self.weigh(saliency)
@@ -265,8 +270,16 @@ class Channels:
 
         `saliency` is {initializer name: array of its shape}.
         """
+        if not self.has_bundles:
+            return self
         total = self.weigh(saliency)
         return Channels(self.trace, np.argsort(np.argsort(total, kind="stable"), kind="stable"))
+
+    def covering(self, deleted: np.ndarray) -> tuple["Channels", tuple[int, ...]]:
+        """Channels whose bundles take `deleted[channel]` members first, and its units that lie within `deleted`."""
+        order = (~deleted).astype(np.int64)
+        channels = Channels(self.trace, order) if self.has_bundles else self
+        return channels, tuple(u.index for u in channels.units if deleted[list(u.channels)].all())
 
     @cached_property
     def prunable(self) -> float:
@@ -328,7 +341,7 @@ class Channels:
         for name, value in self.model.ir.graph.initializers.items():
             mask = self.keep_mask(value, deleted)
             if not mask.all():
-                masks[name] = np.ascontiguousarray(np.broadcast_to(mask, self.trace.shape_of[value]))
+                masks[name] = np.array(np.broadcast_to(mask, self.trace.shape_of[value]))
         return masks
 
     def explain(self, name: str) -> str:

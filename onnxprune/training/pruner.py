@@ -1,0 +1,290 @@
+"""Prune a network while it trains: what is masked here is what the exported graph loses.
+
+    pruner = Pruner(module, (x,), budget={"macs": 0.2})
+    for epoch in range(epochs):
+        pruner.prune(progress=(epoch + 1) / epochs)
+        for x, y in loader:
+            loss = criterion(module(x), y) + pruner.penalty()
+            optimizer.zero_grad(); loss.backward(); optimizer.step(); pruner.step()
+    result = pruner.export("pruned.onnx")
+
+The module is exported once, unoptimised, so that every parameter keeps its name, and that graph is traced. Each unit
+therefore owns a mask over each parameter, and there is no second analysis of dependencies to disagree with removal.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from onnxprune.errors import DataError, ExportError, InputError
+from onnxprune.graph.model import Model, load, save, to_bytes
+from onnxprune.graph.remove import remove
+from onnxprune.graph.shrink import ShrinkReport, shrink
+from onnxprune.graph.units import Channels, trace
+from onnxprune.prune import criteria
+from onnxprune.prune import schedule as schedules
+from onnxprune.prune.plan import Plan, Planner
+from onnxprune.runtime.equivalence import Equivalence, compare_outputs, random_feeds, require
+from onnxprune.training.export import evaluation_mode, export_module, optimized
+
+#: Saliency is a running mean over training steps; this is the share that the mean so far keeps at each step.
+MEMORY = 0.98
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """A pruned network as it is deployed, what shrinking found besides, and the proof against the module."""
+
+    model: Model
+    units: int
+    shrink: ShrinkReport
+    equivalence: Equivalence
+
+
+class Pruner:
+    """Masks over a module's parameters that follow a budget.
+
+    Parameters
+    ----------
+    module: the network; trained in place by the caller.
+    example_inputs: tensors [N, ...], as the network takes them.
+    budget: {"macs" | "params" | "bytes": what may be left}; up to 1 a fraction of the dense network, above a figure.
+    criterion: "taylor", "magnitude", "magnitude_l2" or a callable (weight, gradient) -> saliency, arrays of one shape.
+    schedule: "cubic", "fixed", "one-shot" or a callable (progress, budget) -> fraction that may be left.
+    keep: patterns over parameter names, or parts of names, that stay whole.
+    round_to: "cpu" for widths that ONNX Runtime's CPU provider runs fast, or a number whose multiples are taken.
+    penalty: weight of the L1 norm of all prunable parameters in `penalty()`.
+
+    Raises ExportError for a module that can't be exported, RecipeError for a budget or name that isn't known.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        example_inputs: Sequence[torch.Tensor],
+        *,
+        budget: Mapping[str, float],
+        criterion: "str | criteria.Criterion" = "taylor",
+        schedule: "str | schedules.Schedule" = "cubic",
+        keep: Sequence[str] = (),
+        round_to: "int | str" = "cpu",
+        penalty: float = 0.0,
+        input_names: Sequence[str] = ("input",),
+        output_names: Sequence[str] = ("output",),
+    ):
+        self.module = module
+        self.example_inputs = tuple(example_inputs)
+        self._names = {"input_names": tuple(input_names), "output_names": tuple(output_names)}
+        self._criterion = criteria.find(criterion)
+        self._needs_gradient = callable(criterion) or criterion in criteria.NEEDS_GRADIENT
+        self._schedule = schedules.find(schedule)
+        self._penalty = penalty
+        self._planning: dict[str, Any] = {"keep": tuple(keep), "round_to": round_to}
+        self.channels = self._trace()
+        self._parameters = self._traced_parameters()
+        self._planner = Planner(self.channels, **self._planning)
+        self._budget = self._planner.fractions(budget)
+        self._deleted = np.zeros(self.channels.count, bool)
+        self._masks: dict[str, torch.Tensor] = {}
+        self._saliency: dict[str, np.ndarray] = {}
+
+    def __repr__(self) -> str:
+        left = ", ".join(f"{value:.1%} of {name}" for name, value in self.cost.items())
+        return f"Pruner({type(self.module).__name__}: {len(self.channels.units)} units, {left} left)"
+
+    # ---- in the training loop ---------------------------------------------------------------------------------------
+
+    def penalty(self) -> torch.Tensor:
+        """The L1 norm of all prunable parameters times its weight; add it to the loss. Scalar."""
+        if not self._penalty:
+            return next(iter(self._parameters.values())).new_zeros(())
+        return self._penalty * sum(p.abs().sum() for p in self._parameters.values() if p.requires_grad)
+
+    def step(self, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """After every `optimizer.step()`: gather saliency from the gradients and keep masked weights at zero.
+
+        With `optimizer` its momenta are masked too.
+        """
+        with torch.no_grad():
+            if self._needs_gradient:
+                self._gather()
+            self._apply_masks()
+            if optimizer is not None:
+                self._mask_state(optimizer)
+
+    def prune(self, progress: float) -> Plan:
+        """One pruning step: mask as many units as the schedule wants at `progress`, 0 to 1.
+
+        Raises BudgetUnreachable for a budget below the smallest legal network, InputError where the criterion needs
+        gradients and none were gathered.
+        """
+        if not 0 <= progress <= 1:
+            raise InputError(f"Progress is {progress:g}. Give a number from 0, nothing pruned, to 1, the budget.")
+        saliency = self._current_saliency()
+        self._use(self.channels.ranked(saliency))
+        target = {name: self._schedule(progress, fraction) for name, fraction in self._budget.items()}
+        plan = self._planner.plan(self.channels.importance(saliency), target, self._deleted_units())
+        self._delete(plan.units)
+        return plan
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """What is left of the dense network: {"macs": fraction, "params": ..., "bytes": ...}."""
+        return self._planner.cost_without(self._deleted_units())
+
+    def widths(self) -> list[dict[str, Any]]:
+        """Every group of tied channels: {"group": its first weight, "kind", "before": units, "after": units left}."""
+        gone = set(self._deleted_units())
+        return [
+            {
+                "group": g.name,
+                "kind": g.kind,
+                "before": len(g.units),
+                "after": len(g.units) - sum(int(u) in gone for u in g.units),
+            }
+            for g in self._planner.groups
+        ]
+
+    # ---- state ------------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, torch.Tensor]:
+        """Which channels are deleted; the weights are in the module's own state."""
+        return {"deleted": torch.from_numpy(self._deleted.copy())}
+
+    def restore(self, snapshot: Mapping[str, torch.Tensor]) -> None:
+        """Go back to a snapshot. Restore the module's weights before: masked ones are zero."""
+        self._set_deleted(snapshot["deleted"].numpy().copy())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Masks and gathered saliency, as tensors."""
+        saliency = {name: torch.from_numpy(array.copy()) for name, array in self._saliency.items()}
+        return {"deleted": torch.from_numpy(self._deleted.copy()), "saliency": saliency}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`. Raises DataError for the state of another network."""
+        if len(state["deleted"]) != self.channels.count:
+            raise DataError("This pruner state belongs to another network. Give the network it was saved from.")
+        self._saliency = {name: tensor.numpy().copy() for name, tensor in state["saliency"].items()}
+        self._set_deleted(state["deleted"].numpy().copy())
+
+    # ---- deployment -------------------------------------------------------------------------------------------------
+
+    def export(self, path: "str | os.PathLike | None" = None) -> ExportResult:
+        """Export, remove what is masked, shrink what else died, fold BatchNorm, prove, and save to `path`.
+
+        The proof runs the module and the result side by side. Raises ExportError where the module has changed since it
+        was traced, NotEquivalentError where outputs differ by more than 1e-5 of their range, OutputError.
+        """
+        channels = self._trace()
+        channels, units = channels.covering(self._deleted) if channels.count == len(self._deleted) else (channels, ())
+        wanted = {name: mask.cpu().numpy() for name, mask in self._masks.items()}
+        found = {name: m for name, m in channels.keep_masks(units).items() if name in self._parameters}
+        if wanted.keys() != found.keys() or any((wanted[n] != found[n]).any() for n in wanted):
+            raise ExportError(
+                f"{type(self.module).__name__} exports to another graph than when it was traced, so its masks don't "
+                "fit. Don't change layers or control flow while pruning."
+            )
+        smaller, report = shrink(remove(channels.model, channels, units))
+        result = optimized(smaller)
+        proof = require(self.prove(result))
+        if path is not None:
+            save(result, path)
+        return ExportResult(result, len(units), report, proof)
+
+    def prove(self, model: Model) -> Equivalence:
+        """Compare `model` with the module itself, on random, border and large inputs at batch 1 and 7."""
+        data = to_bytes(model)
+        device = next(self.module.parameters()).device
+
+        def run(feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+            with evaluation_mode(self.module), torch.no_grad():
+                inputs = [torch.from_numpy(feed[name]).to(device) for name in self._names["input_names"]]
+                outputs = self.module(*inputs)
+            outputs = outputs if isinstance(outputs, tuple | list) else [outputs]
+            return [y.cpu().numpy() for y in outputs]
+
+        return compare_outputs(run, data, random_feeds(data, (1, 7)))
+
+    # ---- inside -----------------------------------------------------------------------------------------------------
+
+    def _trace(self) -> Channels:
+        exported = export_module(self.module, self.example_inputs, **self._names)
+        # Parameters are shared on purpose here: identity decides.
+        return trace(load(exported, unshare=False))
+
+    def _traced_parameters(self) -> dict[str, nn.Parameter]:
+        initializers = self.channels.model.ir.graph.initializers
+        found = {name: p for name, p in self.module.named_parameters() if name in initializers}
+        if not found:
+            raise ExportError(f"{type(self.module).__name__} has no parameter that reaches the exported graph.")
+        return found
+
+    def _gather(self) -> None:
+        for name, parameter in self._parameters.items():
+            if parameter.grad is None:
+                continue
+            now = self._criterion(_array(parameter), _array(parameter.grad))
+            mean = self._saliency.get(name)
+            if mean is None:
+                self._saliency[name] = np.array(now, dtype=np.float32)
+            else:
+                mean *= MEMORY
+                mean += (1 - MEMORY) * now
+
+    def _current_saliency(self) -> dict[str, np.ndarray]:
+        if not self._needs_gradient:
+            nothing = np.zeros(1, np.float32)
+            return {name: self._criterion(_array(p.detach()), nothing) for name, p in self._parameters.items()}
+        if not self._saliency:
+            raise InputError(
+                "No gradient was seen yet, and the criterion needs some. Call step() after backward() before prune()."
+            )
+        return self._saliency
+
+    def _deleted_units(self) -> tuple[int, ...]:
+        return tuple(u.index for u in self.channels.units if self._deleted[list(u.channels)].all())
+
+    def _delete(self, units: Sequence[int]) -> None:
+        deleted = self._deleted.copy()
+        for index in units:
+            deleted[list(self.channels.units[index].channels)] = True
+        self._set_deleted(deleted)
+
+    def _set_deleted(self, deleted: np.ndarray) -> None:
+        self._deleted = deleted
+        channels, units = self.channels.covering(deleted)
+        self._use(channels)
+        masks = self.channels.keep_masks(units)
+        self._masks = {
+            name: torch.from_numpy(masks[name]).to(parameter.device)
+            for name, parameter in self._parameters.items()
+            if name in masks
+        }
+        with torch.no_grad():
+            self._apply_masks()
+
+    def _use(self, channels: Channels) -> None:
+        if channels is not self.channels:
+            self.channels, self._planner = channels, Planner(channels, **self._planning)
+
+    def _apply_masks(self) -> None:
+        for name, mask in self._masks.items():
+            parameter = self._parameters[name]
+            parameter.mul_(mask)
+            if parameter.grad is not None:
+                parameter.grad.mul_(mask)
+
+    def _mask_state(self, optimizer: torch.optim.Optimizer) -> None:
+        for name, mask in self._masks.items():
+            for entry in optimizer.state.get(self._parameters[name], {}).values():
+                if isinstance(entry, torch.Tensor) and entry.shape == mask.shape:
+                    entry.mul_(mask)
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().cpu().float().numpy()
