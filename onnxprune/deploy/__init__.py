@@ -1,0 +1,1 @@
+"""What leaves the house: the finished graph, the package and the report."""
