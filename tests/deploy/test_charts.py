@@ -44,12 +44,12 @@ def test_intervals_stand_in_order_on_one_axis():
 
 
 def test_lines_fall_where_values_fall():
-    loss = Line("training", "first", [(1, 8.0), (2, 4.0), (3, 2.0)])
+    loss = Line("training", "first", [(1, 16.0), (2, 4.0), (3, 1.0)])
     svg = line_chart([Panel("Loss", [loss], "log")], "t", "epochs", [Mark(2, "undone", "why")], [Band(0, 3, "dense")])
     points = numbers(r'class="point first" cx="([\d.]+)" cy="([\d.]+)"', svg)
     (x1, y1), (x2, y2), (x3, y3) = points
     assert x2 - x1 == pytest.approx(x3 - x2, abs=0.2)
-    assert y2 - y1 == pytest.approx(y3 - y2, abs=0.2) and y1 < y2  # halves are equally far apart on a log scale
+    assert y2 - y1 == pytest.approx(y3 - y2, abs=0.2) and y1 < y2  # quarters are equally far apart on a log scale
     assert f'<line x1="{x2:.1f}"' in svg and "why" in svg and ">dense</text>" in svg
 
 
