@@ -67,7 +67,7 @@ def find_metric(metric: str | Metric | Callable) -> Metric:
     if isinstance(metric, str):
         if ":" not in metric:
             raise DataError(
-                f"unknown metric {metric!r}: choose {', '.join(METRICS)} or name a function as module:function"
+                f"Metric '{metric}' is unknown. Choose {', '.join(METRICS)}, or name a function as module:function."
             )
         function = resolve(metric)
         if isinstance(function, Metric):
@@ -75,7 +75,7 @@ def find_metric(metric: str | Metric | Callable) -> Metric:
     else:
         function = metric
     if not callable(function):
-        raise DataError(f"the metric {metric!r} isn't a function of (outputs, targets)")
+        raise DataError(f"The metric '{metric}' can't be called. Give a function of (outputs, targets).")
     name = metric if isinstance(metric, str) else getattr(function, "__name__", type(function).__name__)
     return Metric(name, function, bool(getattr(function, "higher_is_better", True)))
 
@@ -111,8 +111,8 @@ def record_outputs(
         for name, array in outputs.items():
             if array.ndim == 0 or len(array) != len(padded):
                 raise DataError(
-                    f"output {name!r} has shape {list(array.shape)} for a batch of {len(padded)}: "
-                    "its first axis must be the batch to score sample by sample"
+                    f"Output '{name}' has shape {list(array.shape)} for a batch of {len(padded)}. "
+                    "To score sample by sample its first axis must be the batch."
                 )
         parts.append({name: array[: len(indices)] for name, array in outputs.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -127,14 +127,16 @@ def score_outputs(outputs: Mapping[str, np.ndarray], dataset: Dataset, metric: s
     except (IndexError, KeyError, TypeError, ValueError) as error:
         shapes = ", ".join(f"{name}{list(array.shape)}" for name, array in outputs.items())
         raise DataError(
-            f"metric {chosen.name} fails on outputs {shapes} and targets {list(dataset.targets.shape)}: {error}"
+            f"Metric {chosen.name} fails on outputs {shapes} and targets {list(dataset.targets.shape)}: {error}. "
+            "Choose a metric that fits them."
         ) from error
     if scores.shape != (len(dataset),):
         raise DataError(
-            f"metric {chosen.name} gave {list(scores.shape)} for {len(dataset)} samples: one score for each"
+            f"Metric {chosen.name} gave {list(scores.shape)} for {len(dataset)} samples. Give one score for each."
         )
     if not np.isfinite(scores).all():
-        raise DataError(f"metric {chosen.name} gave {int((~np.isfinite(scores)).sum())} scores that aren't finite")
+        wrong = int((~np.isfinite(scores)).sum())
+        raise DataError(f"Metric {chosen.name} gave {wrong} scores that aren't finite. Check the model's outputs.")
     return Scores(scores, float(scores.mean()))
 
 

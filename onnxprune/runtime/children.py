@@ -29,7 +29,7 @@ def memory_limit_note() -> str | None:
     """The sentence that belongs into every report where this system can't limit a child's memory, else None."""
     if sys.platform.startswith("linux"):
         return None
-    return f"{sys.platform} offers no memory limit for a child process: models ran with a timeout only"
+    return f"{sys.platform} offers no memory limit for a child process: models ran with a timeout only."
 
 
 def run_in_child(

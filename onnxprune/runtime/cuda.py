@@ -22,21 +22,21 @@ def why_not_cuda() -> str | None:
     """The sentence that says what this machine lacks for the CUDA provider, None if nothing."""
     if CUDA not in onnxruntime.get_available_providers():
         return (
-            f"the installed ONNX Runtime {onnxruntime.__version__} has no CUDA provider: "
-            "uninstall onnxruntime, then install onnxruntime-gpu (Linux or Windows on x86-64)"
+            f"The installed ONNX Runtime {onnxruntime.__version__} has no CUDA provider. "
+            "Uninstall onnxruntime, then install onnxruntime-gpu (Linux or Windows on x86-64)."
         )
     driver = _driver()
     missing = missing_libraries()
     if missing:
         missing += [] if driver else ["libcuda"]
         return (
-            f"the CUDA provider of ONNX Runtime {onnxruntime.__version__} can't load {', '.join(missing)}: install "
-            f"{'the NVIDIA driver and ' if driver is None else ''}CUDA {cuda_major()} (pip install 'onnxprune[cuda]')"
+            f"The CUDA provider of ONNX Runtime {onnxruntime.__version__} can't load {', '.join(missing)}. Install "
+            f"{'the NVIDIA driver and ' if driver is None else ''}CUDA {cuda_major()} (pip install 'onnxprune[cuda]')."
         )
     if driver is None:
-        return "the NVIDIA driver's library libcuda can't be loaded: install the NVIDIA driver"
+        return "The NVIDIA driver's library libcuda can't be loaded. Install the NVIDIA driver."
     if not device_names():
-        return "the NVIDIA driver sees no device: check nvidia-smi and CUDA_VISIBLE_DEVICES"
+        return "The NVIDIA driver sees no device. Check nvidia-smi and CUDA_VISIBLE_DEVICES."
     return None
 
 

@@ -30,7 +30,9 @@ class Dataset:
         lengths = {name: len(array) for name, array in {**self.inputs, TARGETS: self.targets}.items()}
         if not self.inputs or len(set(lengths.values())) != 1 or not len(self.targets):
             counts = ", ".join(f"{name}: {count}" for name, count in lengths.items())
-            raise DataError(f"{self.name}: inputs and targets need the same number of samples, at least one ({counts})")
+            raise DataError(
+                f"Inputs and targets of {self.name} need the same number of samples, at least one ({counts})."
+            )
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -52,13 +54,13 @@ def load_dataset(reference: str | Path | Dataset) -> Dataset:
     if text.endswith(".npz"):
         return _load_npz(Path(reference))
     if ":" not in text:
-        raise DataError(f"{text!r} names no data: give a .npz file or a Python object as module:function")
+        raise DataError(f"'{text}' names no data. Give a .npz file, or a Python object as module:function.")
     value = resolve(text)
     value = value() if callable(value) else value
     if isinstance(value, Dataset):
         return value
     if not isinstance(value, tuple) or len(value) != 2:
-        raise DataError(f"{text} gives {type(value).__name__}: return a Dataset or a pair (inputs, targets)")
+        raise DataError(f"'{text}' gives {type(value).__name__}. Return a Dataset or a pair (inputs, targets).")
     inputs, targets = value
     if not isinstance(inputs, Mapping):
         inputs = {"input": inputs}
@@ -76,13 +78,13 @@ def resolve(reference: str) -> object:
         sys.path.insert(0, here)
     try:
         value: object = importlib.import_module(module_name)
-    except ImportError as error:
+    except Exception as error:  # whatever the module does when it is imported
         raise DataError(
-            f"{reference}: can't import {module_name!r} ({error}); run from its folder or install it"
+            f"'{reference}' can't be imported: {error}. Run from the module's folder, or install it."
         ) from error
     for part in attribute.split("."):
         if not hasattr(value, part):
-            raise DataError(f"{reference}: {module_name!r} has no {attribute!r}")
+            raise DataError(f"'{module_name}' has no '{attribute}'. Name an object of the module as module:object.")
         value = getattr(value, part)
     return value
 
@@ -106,14 +108,14 @@ def _load_npz(path: Path) -> Dataset:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError as error:
-        raise DataError(f"{path} doesn't exist: give a .npz file with the model's inputs and {TARGETS!r}") from error
+        raise DataError(f"'{path}' doesn't exist. Give a .npz file with the model's inputs and '{TARGETS}'.") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not a readable .npz file ({error})") from error
+        raise DataError(f"'{path}' isn't a readable .npz file ({error}). Write it with numpy.savez.") from error
     if TARGETS not in arrays or len(arrays) < 2:
         raise DataError(
-            f"{path} holds {', '.join(sorted(arrays)) or 'nothing'}: name one array {TARGETS!r}, the others as inputs"
+            f"'{path}' holds {', '.join(sorted(arrays)) or 'nothing'}. Name one array '{TARGETS}', others as inputs."
         )
     targets = arrays.pop(TARGETS)
     if any(array.ndim == 0 for array in (targets, *arrays.values())):
-        raise DataError(f"{path}: every array needs the samples on its first axis")
+        raise DataError(f"'{path}' holds a scalar. Every array needs the samples on its first axis.")
     return Dataset(arrays, targets, path.name)

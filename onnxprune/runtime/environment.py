@@ -62,8 +62,8 @@ def conflicting_packages() -> str | None:
     if len(names) < 2:
         return None
     return (
-        f"{' and '.join(names)} are installed together and overwrite each other's files: "
-        f"pip uninstall -y {' '.join(names)}, then install one of them again"
+        f"{' and '.join(names)} are installed together and overwrite each other's files. "
+        f"Run pip uninstall -y {' '.join(names)}, then install one of them again."
     )
 
 

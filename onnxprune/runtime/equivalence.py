@@ -97,8 +97,8 @@ def require(equivalence: Equivalence) -> Equivalence:
     """The same equivalence, or NotEquivalentError if it didn't pass."""
     if not equivalence.passed:
         raise NotEquivalentError(
-            f"the models differ by {equivalence.error_over_range:.2e} of the output range at {equivalence.worst}, "
-            f"more than {equivalence.tolerance:.0e}"
+            f"The models differ by {equivalence.error_over_range:.2e} of the output range at {equivalence.worst}, "
+            f"more than {equivalence.tolerance:.0e}. They don't compute the same function."
         )
     return equivalence
 
@@ -127,7 +127,9 @@ def runnable_feeds(
             refusal = error
             continue
         return feeds
-    sizes = f" at any size tried for {', '.join(sorted(names))}: give real inputs" if names and inputs is None else ""
+    sizes = (
+        f" No size tried for {', '.join(sorted(names))} works: give real inputs." if names and inputs is None else ""
+    )
     raise ModelError(f"{refusal}{sizes}") from refusal
 
 
@@ -142,16 +144,20 @@ class _Tally:
     def add(self, where: str, reference: Outputs, candidate: Outputs) -> None:
         left, right = _named(reference), _named(candidate)
         if isinstance(reference, Mapping) and isinstance(candidate, Mapping) and set(left) != set(right):
-            raise ModelError(f"the outputs differ by name: {', '.join(left)} against {', '.join(right)}")
+            raise ModelError(
+                f"The outputs differ by name: {', '.join(left)} against {', '.join(right)}. Rename them alike."
+            )
         if len(left) != len(right):
-            raise ModelError(f"the reference has {len(left)} outputs, the candidate {len(right)}")
+            raise ModelError(
+                f"The reference has {len(left)} outputs, the candidate {len(right)}. Compare models of one task."
+            )
         if not (isinstance(reference, Mapping) and isinstance(candidate, Mapping)):
             right = dict(zip(left, right.values(), strict=True))
         for name, expected in left.items():
             if expected.shape != right[name].shape:
                 raise ModelError(
-                    f"output {name!r} has shape {list(expected.shape)} in the reference and "
-                    f"{list(right[name].shape)} in the candidate at {where}"
+                    f"Output '{name}' has shape {list(expected.shape)} in the reference and "
+                    f"{list(right[name].shape)} in the candidate at {where}. Compare models of one task."
                 )
             self.pairs.append((name, where, _as_double(name, expected), _as_double(name, right[name])))
             self.resolutions[name] = max(_resolution(expected), _resolution(right[name]))
@@ -177,14 +183,14 @@ class _Tally:
             if self.tolerance > 0:
                 spread = max(spread, 4 * self.resolutions[name] * float(np.max(np.abs(x))) / self.tolerance)
             if error / spread >= worst[1]:
-                worst = (f"output {name!r}, {where}", error / spread, spread)
+                worst = (f"output '{name}', {where}", error / spread, spread)
             max_error = max(max_error, error)
             snr_db = min(snr_db, _snr_db(x, y))
             cosine = min(cosine, _cosine(x, y))
             counts = _decisions(expected, actual, self.tolerance * spread)
             same, decisions = same + counts[0], decisions + counts[1]
         if not comparisons:
-            raise DataError("nothing was compared: no feed gave an output with a finite value")
+            raise DataError("Nothing was compared: no feed gave an output with a finite value. Give real inputs.")
         return Equivalence(
             max_error=max_error,
             range=worst[2],
@@ -228,7 +234,7 @@ def _named(outputs: Outputs) -> dict[str, np.ndarray]:
 
 def _as_double(name: str, array: np.ndarray) -> np.ndarray:
     if array.dtype.kind in "OSU":
-        raise ModelError(f"output {name!r} isn't a tensor of numbers: it can't be compared")
+        raise ModelError(f"Output '{name}' isn't a tensor of numbers, so it can't be compared. Cut it off the graph.")
     return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
 
 

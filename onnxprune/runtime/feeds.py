@@ -57,10 +57,10 @@ def read_inputs(model: str | Path | bytes) -> tuple[InputSpec, ...]:
         else:
             proto = onnx.load(str(model), load_external_data=False)
     except FileNotFoundError as error:
-        raise ModelError(f"{model} doesn't exist: give the path of an ONNX file") from error
+        raise ModelError(f"'{model}' doesn't exist. Give the path of an ONNX file.") from error
     except (DecodeError, OSError, ValueError) as error:
-        where = "the bytes" if isinstance(model, bytes) else model
-        raise ModelError(f"{where}: not a readable ONNX model ({error})") from error
+        where = "The bytes given" if isinstance(model, bytes) else f"'{model}'"
+        raise ModelError(f"{where} can't be read as an ONNX model ({error}). Export it again.") from error
     given = {tensor.name for tensor in proto.graph.initializer}
     return tuple(_spec(value) for value in proto.graph.input if value.name not in given)
 
@@ -112,8 +112,8 @@ def fit_samples(specs: Sequence[InputSpec], samples: Mapping[str, np.ndarray]) -
     for spec in specs:
         if spec.name not in samples:
             raise DataError(
-                f"the model's input {spec.name!r} has no array in the data, which holds {', '.join(sorted(samples))}: "
-                "name the arrays as the model's inputs"
+                f"The model's input '{spec.name}' has no array in the data, which holds {', '.join(sorted(samples))}. "
+                "Name the arrays as the model's inputs."
             )
         array = np.asarray(samples[spec.name])
         fits = array.ndim == len(spec.shape) and all(
@@ -122,15 +122,15 @@ def fit_samples(specs: Sequence[InputSpec], samples: Mapping[str, np.ndarray]) -
         )
         if not fits or not array.ndim or not len(array):
             shape = [spec.shape[0] if spec.batch is None else "n", *spec.shape[1:]] if spec.shape else []
-            raise DataError(f"input {spec.name!r} takes {shape}, the data is {list(array.shape)}: reshape the data")
+            raise DataError(f"Input '{spec.name}' takes {shape}, the data is {list(array.shape)}. Reshape the data.")
         if array.dtype != spec.dtype:
             if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
-                raise DataError(f"input {spec.name!r} takes {spec.dtype}, the data is {array.dtype}: convert the data")
+                raise DataError(f"Input '{spec.name}' takes {spec.dtype}, the data is {array.dtype}. Convert the data.")
             array = array.astype(spec.dtype)
         fitted[spec.name] = array
     if len({len(array) for array in fitted.values()}) > 1:
         counts = ", ".join(f"{name}: {len(array)}" for name, array in fitted.items())
-        raise DataError(f"the arrays hold different numbers of samples ({counts})")
+        raise DataError(f"The arrays hold different numbers of samples ({counts}). Give one of each per sample.")
     return fitted
 
 
@@ -141,14 +141,16 @@ def take_samples(specs: Sequence[InputSpec], samples: Feed, indices: np.ndarray)
 
 def _spec(value: onnx.ValueInfoProto) -> InputSpec:
     if value.type.WhichOneof("value") != "tensor_type":
-        raise ModelError(f"input {value.name!r} isn't a tensor: only tensors can be fed")
+        raise ModelError(f"Input '{value.name}' isn't a tensor. Only models whose inputs are tensors can be run.")
     tensor = value.type.tensor_type
     try:
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
     except (KeyError, TypeError) as error:
-        raise ModelError(f"input {value.name!r} has the unknown type {tensor.elem_type}") from error
+        raise ModelError(
+            f"Input '{value.name}' has the unknown type {tensor.elem_type}. Export the model again."
+        ) from error
     if dtype.kind not in "fiubcV":
-        raise ModelError(f"input {value.name!r} has the type {dtype}: only numbers can be fed")
+        raise ModelError(f"Input '{value.name}' has the type {dtype}. Only models whose inputs are numbers can be run.")
     shape = []
     for axis, dim in enumerate(tensor.shape.dim):
         if dim.WhichOneof("value") == "dim_value" and dim.dim_value > 0:

@@ -52,7 +52,7 @@ def accuracy_gate(row: AccuracyRow) -> Gate:
     margin = f"{row.margin * 100:g} points" if row.only_reference_right is not None else f"{row.margin:g}"
     reason = ""
     if row.verdict == "inconclusive":
-        reason = f"{row.samples:,} samples can't settle a margin of {margin}: give more of them, or a wider margin"
+        reason = f"{row.samples:,} samples can't settle a margin of {margin}. Give more of them, or a wider margin."
     return Gate(
         f"{row.metric}, {row.provider}", f"no worse by more than {margin}", format_difference(row), row.verdict, reason
     )
@@ -63,7 +63,7 @@ def speedup_gate(comparison: LatencyComparison, min_speedup: float) -> Gate:
     ratio = comparison.ratios[-1]
     bound = 1 / min_speedup
     verdict: GateVerdict = "passed" if ratio.high <= bound else "failed" if ratio.low > bound else "inconclusive"
-    reason = "the interval holds the bound: measure longer" if verdict == "inconclusive" else ""
+    reason = "The interval holds the bound. Measure longer." if verdict == "inconclusive" else ""
     return Gate(
         f"speed-up, {describe_setting(comparison)}",
         f"at least {min_speedup:g}x",

@@ -34,7 +34,7 @@ SAME = 0.02  # same: the whole interval lies inside 1 +- this
 P99_SAMPLES = 299  # fewer samples bound no 99th percentile with 95% confidence: 1 - 0.99**299 = 0.95
 PROCESSES = 4
 LEAST_ROUNDS = 6
-ROUND_S = 0.4
+ROUND_S = 0.25
 START_S = 0.4  # a child process, until it measures
 PROBE_TIMEOUT_S = 300.0
 
@@ -121,7 +121,7 @@ def compare_latency(
     Raises: InputError (fewer than two models, no time), ModelError (the reference isn't an ONNX file).
     """
     if len(models) < 2 or batch < 1 or seconds <= 0:
-        raise InputError(f"{len(models)} models, batch {batch}, {seconds:g} s: give two models, a batch and a time")
+        raise InputError(f"{len(models)} models, batch {batch}, {seconds:g} s: give two models, a batch and a time.")
     settings = SessionSettings(provider=provider, threads=threads)
     paths = {name: os.fspath(path) for name, path in models.items()}
     start, load_before = time.monotonic(), load_average()
@@ -142,7 +142,7 @@ def compare_latency(
     fixed = {name: static_batch(read_inputs(path)) for name, path in paths.items()}
     for name, size in fixed.items():
         if size not in (None, batch):
-            return refuse(f"{name} has a fixed batch of {size}, not {batch}: export it with a dynamic batch")
+            return refuse(f"'{name}' has a fixed batch of {size}, not {batch}. Export it with a dynamic batch.")
     memory_mb = memory_mb if provider == "cpu" else None
     try:
         feed = run_in_child(
@@ -156,7 +156,7 @@ def compare_latency(
         return refuse("; ".join(failures.values()), failures)
     rounds, trouble = bench.measure_all(probes, max(start + seconds, time.monotonic() + seconds / 2))
     if len(rounds) < 2:
-        return refuse(f"{', '.join(probes)} ran alone, but measuring them in turn failed: {trouble}", failures)
+        return refuse(f"Each of {', '.join(probes)} ran alone, but measuring them in turn {trouble}.", failures)
     report("done")
     times = {name: [measured.times_ms[k] for measured in rounds] for k, name in enumerate(probes)}
     ratios = [_ratio(name, times[reference], times[name], seed) for name in probes if name != reference]
@@ -192,7 +192,7 @@ def _latency_feed(model: str, batch: int, inputs: Mapping[str, np.ndarray] | Non
 
 def _sentence(name: str, error: OnnxPruneError) -> str:
     """What went wrong with one model; a RuntimeFailure is the end of a sentence that starts with who failed."""
-    return f"{name} {error}" if isinstance(error, RuntimeFailure) else f"{name}: {error}"
+    return f"'{name}' {error}." if isinstance(error, RuntimeFailure) else f"'{name}' can't be measured: {error}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -109,7 +109,8 @@ class Validation:
         """A validation from what `as_dict` gave. Raises: DataError naming what is missing or from another version."""
         if values.get("version") != SCHEMA_VERSION:
             raise DataError(
-                f"validation of version {values.get('version')}, this program reads version {SCHEMA_VERSION}"
+                f"The validation has version {values.get('version')}, this program reads version {SCHEMA_VERSION}. "
+                "Validate again."
             )
         try:
             equivalence = values["equivalence"]
@@ -124,7 +125,7 @@ class Validation:
                 gates=tuple(_build(Gate, gate) for gate in values["gates"]),
             )
         except (KeyError, TypeError) as error:
-            raise DataError(f"not a validation: {error} is missing or unknown") from error
+            raise DataError(f"This is no validation: {error} is missing or unknown. Validate again.") from error
 
     def save(self, path: str | os.PathLike) -> None:
         """Write as JSON. Raises: OutputError."""
@@ -136,9 +137,9 @@ class Validation:
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise DataError(f"{path}: not a readable validation ({error})") from error
+            raise DataError(f"'{path}' isn't a readable validation ({error}). Validate again.") from error
         if not isinstance(values, dict):
-            raise DataError(f"{path}: not a validation but a {type(values).__name__}")
+            raise DataError(f"'{path}' holds a {type(values).__name__}, not a validation. Validate again.")
         return cls.from_dict(values)
 
     def rows(self) -> list[tuple[str, str, str, str, str]]:

@@ -58,11 +58,11 @@ class SessionSettings:
 
     def __post_init__(self) -> None:
         if self.provider not in get_args(Provider):
-            raise InputError(f"unknown provider {self.provider!r}: choose one of {', '.join(get_args(Provider))}")
+            raise InputError(f"Provider '{self.provider}' is unknown. Choose one of {', '.join(get_args(Provider))}.")
         if self.threads < 0:
-            raise InputError(f"threads is {self.threads}: give a positive number, or 0 for all cores")
+            raise InputError(f"threads is {self.threads}. Give a positive number, or 0 for all cores.")
         if self.optimization not in ("all", "none"):
-            raise InputError(f"unknown optimisation level {self.optimization!r}: choose all or none")
+            raise InputError(f"Optimisation level '{self.optimization}' is unknown. Choose all or none.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,8 +129,8 @@ def profiled_placement(
     strangers = set(seen.nodes_per_provider) - set(assigned.nodes_per_provider)
     if strangers:
         raise ProviderRefused(
-            f"the profile shows nodes on {', '.join(sorted(strangers))}, the assignment record none: "
-            "where the model ran can't be proved"
+            f"The profile shows nodes on {', '.join(sorted(strangers))}, the assignment record none. "
+            "Where the model ran can't be proved."
         )
     return dataclasses.replace(assigned, copies=copies)
 
@@ -141,7 +141,7 @@ def run_session(session: onnxruntime.InferenceSession, feed: Mapping[str, np.nda
     try:
         return dict(zip(names, session.run(names, dict(feed)), strict=True))
     except Exception as error:
-        raise ModelError(f"ONNX Runtime can't run the model: {_first_line(error)}") from error
+        raise ModelError(f"ONNX Runtime can't run the model: {_first_line(error)}.") from error
 
 
 def _open(
@@ -166,12 +166,12 @@ def _open(
     try:
         session = onnxruntime.InferenceSession(source, options, providers=providers)
     except Exception as error:
-        where = "the model" if isinstance(model, bytes) else str(model)
-        raise ModelError(f"ONNX Runtime can't open {where}: {_first_line(error)}") from error
+        where = "the model" if isinstance(model, bytes) else f"'{model}'"
+        raise ModelError(f"ONNX Runtime can't open {where}: {_first_line(error)}.") from error
     if PROVIDER_NAMES[settings.provider] not in session.get_providers():
         raise ProviderRefused(
-            f"asked for {settings.provider}, ONNX Runtime opened the model on {', '.join(session.get_providers())}: "
-            f"{conflicting_packages() or 'see its log for the reason'}"
+            f"Asked for {settings.provider}, ONNX Runtime opened the model on {', '.join(session.get_providers())}. "
+            f"{conflicting_packages() or 'Its log says why.'}"
         )
     if settings.provider != "cpu":
         _require_proof(placement(session, settings.provider), "ONNX Runtime's assignment record")
@@ -192,7 +192,7 @@ def why_refused(provider: Provider) -> str | None:
     """The sentence that says why this machine can't offer `provider`, None if it can as far as can be told."""
     reason = None if provider == "cpu" else cuda.why_not_cuda()
     conflict = conflicting_packages()
-    return f"{reason}; {conflict}" if reason and conflict else reason
+    return f"{reason} {conflict}" if reason and conflict else reason
 
 
 def _require_proof(seen: Placement, source: str) -> None:
@@ -202,7 +202,9 @@ def _require_proof(seen: Placement, source: str) -> None:
         found = ", ".join(sorted(set(seen.compute_ops_elsewhere)))
     else:
         found = ", ".join(f"{count} nodes on {name}" for name, count in seen.nodes_per_provider.items()) or "no nodes"
-    raise ProviderRefused(f"asked for {seen.asked}, but {source} shows {found}: not a {seen.asked} measurement")
+    raise ProviderRefused(
+        f"Asked for {seen.asked}, but {source} shows {found}. That would not be a {seen.asked} figure."
+    )
 
 
 def _placement(asked: Provider, nodes: list[tuple[str, str]], copies: int | None) -> Placement:
@@ -216,4 +218,4 @@ def _placement(asked: Provider, nodes: list[tuple[str, str]], copies: int | None
 def _first_line(error: BaseException) -> str:
     """ONNX Runtime's message without its error code prefix, on one line."""
     words = " ".join(str(error).split())
-    return words.split(" : ", 3)[-1] if words.startswith("[ONNXRuntimeError]") else words
+    return (words.split(" : ", 3)[-1] if words.startswith("[ONNXRuntimeError]") else words).rstrip(".")

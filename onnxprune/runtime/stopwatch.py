@@ -19,7 +19,7 @@ from onnxprune.runtime.session import Placement, SessionSettings, open_session, 
 
 BURST_S = 0.01  # an arm runs this long (or once) before it is another's turn
 LEAST_TURNS = 3  # of each arm in a round
-WARM_UP_S = 0.25
+WARM_UP_S = 0.1
 WARM_UP_RUNS = 5  # in one of the windows that must agree
 
 

@@ -62,11 +62,11 @@ def validate(
     `Validation.exit_code`). Raises: ModelError, DataError, InputError for what can't be used at all.
     """
     if max_drop is not None and dataset is None:
-        raise InputError("a largest drop is asked for without data to measure it on: give a data set")
+        raise InputError("A largest drop is asked for without data to measure it on. Give a data set.")
     if (max_drop is not None and max_drop < 0) or (min_speedup is not None and min_speedup <= 0):
-        raise InputError(f"max_drop {max_drop}, min_speedup {min_speedup}: give a drop >= 0 and a speed-up > 0")
+        raise InputError(f"max_drop is {max_drop}, min_speedup {min_speedup}. Give a drop >= 0 and a speed-up > 0.")
     if not providers or not batches or not threads:
-        raise InputError("no provider, batch or thread count to measure with: give at least one of each")
+        raise InputError("There is no provider, batch or thread count to measure with. Give at least one of each.")
     data = None if dataset is None else load_dataset(dataset)
     chosen = find_metric(metric)
     paths = (os.fspath(reference), os.fspath(candidate))
@@ -123,7 +123,7 @@ def measure_figures(path: str | os.PathLike) -> Figures:
     try:
         digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError as error:
-        raise ModelError(f"{path} can't be read: {error.strerror}") from error
+        raise ModelError(f"'{path}' can't be read: {error.strerror}. Give the path of an .onnx file.") from error
     return Figures(cost.params, cost.macs, cost.size_bytes, cost.nodes, digest, Path(path).name)
 
 
@@ -136,7 +136,7 @@ def _prove_in_child(
             prove, *paths, tolerance=tolerance, inputs=inputs, seed=seed, memory_mb=memory_mb, timeout_s=CHILD_TIMEOUT_S
         )
     except RuntimeFailure as error:
-        raise RuntimeFailure(f"comparing the outputs of {paths[0]} and {paths[1]} {error}") from error
+        raise RuntimeFailure(f"Comparing the outputs of '{paths[0]}' and '{paths[1]}' {error}.") from error
 
 
 def _accuracy(
@@ -157,11 +157,11 @@ def _accuracy(
         try:
             scores.append(score_outputs(_outputs_in_child(path, data.inputs, provider, memory_mb), data, metric))
         except RuntimeFailure as error:
-            return dataclasses.replace(row, reason=f"{name} {error}")
+            return dataclasses.replace(row, reason=f"The {name} {error}.")
         except OnnxPruneError as error:
             if error.exit_code == 2:
                 raise  # data or model that can't be used at all
-            return dataclasses.replace(row, reason=f"{name}: {error}")
+            return dataclasses.replace(row, reason=f"The {name} can't be measured: {error}")
     compared = compare_scores(*scores, metric, max_drop)
     return dataclasses.replace(
         row,

@@ -44,13 +44,13 @@ def test_python_object(tmp_path, monkeypatch):
     "content, words",
     [
         (None, "doesn't exist"),
-        ({"image": IMAGES}, "name one array 'targets'"),
-        ({"targets": LABELS}, "name one array 'targets'"),
+        ({"image": IMAGES}, "Name one array 'targets'"),
+        ({"targets": LABELS}, "Name one array 'targets'"),
         ({"image": IMAGES, "targets": LABELS[:3]}, "same number of samples"),
         ({"image": IMAGES[:0], "targets": LABELS[:0]}, "at least one"),
         ({"image": np.float32(1), "targets": LABELS}, "first axis"),
-        ({"image": np.array([object()] * 4), "targets": LABELS}, "not a readable"),
-        (b"no archive", "not a readable"),
+        ({"image": np.array([object()] * 4), "targets": LABELS}, "isn't a readable"),
+        (b"no archive", "isn't a readable"),
     ],
     ids=["missing", "no targets", "no inputs", "unequal", "empty", "scalar", "pickled", "garbage"],
 )

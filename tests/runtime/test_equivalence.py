@@ -97,7 +97,7 @@ def test_rounding_of_the_outputs_own_type_passes(steps, passed):
 
 @pytest.mark.parametrize("outputs, feeds", [([1.0], []), ([np.nan], [{}])], ids=["no feeds", "nothing finite"])
 def test_nothing_compared_is_an_error(outputs, feeds):
-    with pytest.raises(DataError, match="nothing was compared"):
+    with pytest.raises(DataError, match="Nothing was compared"):
         compare_outputs(lambda _: np.array(outputs), lambda _: np.array(outputs), feeds)
 
 
@@ -143,6 +143,6 @@ def test_no_size_works(networks):
     net (float[N, S] x) => (float[N, 7] out) { out = Add (x, w) }
     """
     model = networks[1](text, w=np.ones(7, np.float32)).SerializeToString()
-    with pytest.raises(ModelError, match="any size tried for S: give real inputs"):
+    with pytest.raises(ModelError, match="No size tried for S works: give real inputs"):
         runnable_feeds(model)
     assert prove(model, model, inputs={"x": np.ones((3, 7), np.float32)}).passed

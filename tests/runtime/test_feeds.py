@@ -116,5 +116,5 @@ def test_what_cannot_be_fed(networks, tmp_path):
         read_inputs(model.SerializeToString())
     with pytest.raises(ModelError, match="doesn't exist"):
         read_inputs(tmp_path / "none.onnx")
-    with pytest.raises(ModelError, match="not a readable ONNX"):
+    with pytest.raises(ModelError, match="can't be read as an ONNX model"):
         read_inputs(b"\xff\xff")

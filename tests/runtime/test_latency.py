@@ -96,7 +96,7 @@ def test_rounds_make_new_sessions_in_random_order(net_path, wide_path, monkeypat
 
 @pytest.mark.parametrize(
     "text, memory_mb, sentence",
-    [(HUGE, 1000, "candidate ran out of memory"), (ENDLESS, None, "candidate was stopped after 3 s")],
+    [(HUGE, 1000, "'candidate' ran out of memory"), (ENDLESS, None, "'candidate' was stopped after 3 s")],
     ids=["memory", "hang"],
 )
 def test_an_arm_that_never_returns(networks, net_path, tmp_path, monkeypatch, text, memory_mb, sentence):
@@ -115,7 +115,7 @@ def test_a_reference_that_never_returns(networks, net_path, tmp_path):
     path = tmp_path / "bad.onnx"
     onnx.save(networks[1](HUGE), path)
     found = compare_latency({"reference": path, "other": net_path}, seconds=0.5, memory_mb=1000)
-    assert found.refused == "reference ran out of memory (its limit was 1000 MB)"
+    assert found.refused == "'reference' ran out of memory (its limit was 1000 MB)."
     assert found.arms == found.ratios == ()
 
 
@@ -125,13 +125,13 @@ def test_sentences(networks, net_path, tmp_path, monkeypatch):
     fixed = tmp_path / "fixed.onnx"
     onnx.save(model, fixed)
     models = {"a": net_path, "b": fixed}
-    assert "b has a fixed batch of 1, not 8" in compare_latency(models, batch=8).refused
+    assert "'b' has a fixed batch of 1, not 8" in compare_latency(models, batch=8).refused
     monkeypatch.setattr(latency, "why_refused", lambda provider: "no such device here")
     refused = compare_latency(models, provider="cuda")
     assert refused.refused == "no such device here" and refused.arms == ()
     for bad in ({"models": {"a": net_path}}, {"models": models, "batch": 0}, {"models": models, "seconds": 0}):
         with pytest.raises(InputError, match="give two models"):
             compare_latency(**bad)
-    with pytest.raises(ModelError, match=r"none\.onnx doesn't exist"):
+    with pytest.raises(ModelError, match=r"none\.onnx. doesn't exist"):
         monkeypatch.undo()
         compare_latency({"a": net_path, "b": tmp_path / "none.onnx"})

@@ -118,10 +118,10 @@ def test_what_counts_as_proof(groups, proved):
 @pytest.mark.parametrize(
     "changes, sentence",
     [
-        ({"providers": [CPU]}, "no CUDA provider: .*onnxruntime-gpu"),
+        ({"providers": [CPU]}, "no CUDA provider. .*onnxruntime-gpu"),
         ({"missing": ["libcublasLt.so.13"], "driver": None}, "can't load libcublasLt.so.13, libcuda.*NVIDIA driver"),
-        ({"missing": ["libcublasLt.so.13"]}, "can't load libcublasLt.so.13: install CUDA"),
-        ({"driver": None}, "install the NVIDIA driver"),
+        ({"missing": ["libcublasLt.so.13"]}, "can't load libcublasLt.so.13. Install CUDA"),
+        ({"driver": None}, "Install the NVIDIA driver"),
         ({"devices": []}, "sees no device"),
         ({}, None),
     ],

@@ -92,8 +92,8 @@ def test_there_and_back(tmp_path):
 @pytest.mark.parametrize(
     "content, words",
     [
-        ("{", "not a readable"),
-        ("[]", "but a list"),
+        ("{", "isn't a readable"),
+        ("[]", "holds a list"),
         ("{}", "version None"),
         ('{"version": 1}', "is missing or unknown"),
     ],
@@ -103,7 +103,7 @@ def test_what_is_no_validation(tmp_path, content, words):
     path.write_text(content)
     with pytest.raises(DataError, match=words):
         Validation.load(path)
-    with pytest.raises(DataError, match="not a readable"):
+    with pytest.raises(DataError, match="isn't a readable"):
         Validation.load(tmp_path / "none.json")
 
 
@@ -177,8 +177,8 @@ def test_a_candidate_that_runs_out_of_memory(networks, net_path, labelled, tmp_p
     path = tmp_path / "huge.onnx"
     onnx.save(networks[1](text), path)
     found = validate(net_path, path, dataset=labelled, seconds=0.5, memory_mb=1000)
-    assert found.accuracy[0].reason.startswith("candidate ran out of memory")
-    assert "candidate ran out of memory" in found.latency[0].refused
+    assert found.accuracy[0].reason.startswith("The candidate ran out of memory")
+    assert "'candidate' ran out of memory" in found.latency[0].refused
     assert found.exit_code == 3
 
 
