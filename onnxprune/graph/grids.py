@@ -6,7 +6,7 @@ unevenly is loose there; loose channels are bundled, one member from every row.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,7 +79,11 @@ def bundle(grids: Sequence[Grid], count: int, order: np.ndarray) -> tuple[list[n
             refused.update(dict.fromkeys(members, problem))
             continue
         ranked = [sorted(cell, key=lambda c: (order[c], c)) for _, cell in sorted(cells.items())]
-        bundles += [np.array(column, np.int64) for column in zip(*ranked, strict=True)]
+        columns = [np.array(column, np.int64) for column in zip(*ranked, strict=True)]
+        if len(columns) == 1 and len(signature) > 2:
+            refused.update(dict.fromkeys(members, "more than two grids cross here"))
+            continue
+        bundles += _lines(cells) if len(columns) == 1 and len(signature) == 2 else columns
     return bundles, refused
 
 
@@ -95,6 +99,17 @@ def _loose(grid: Grid, count: int):
             continue
         single = end - start == 1 and hits[start] == 1
         yield int(names[start]), int(row_of[start]) if single else None
+
+
+def _lines(cells: Mapping[tuple[int, ...], list[int]]) -> list[np.ndarray]:
+    """Where two grids cross, one channel at each crossing (a transposed grid): the whole rows of either are legal."""
+    found = []
+    for position in range(2):
+        rows = defaultdict(list)
+        for key, cell in sorted(cells.items()):
+            rows[key[position]] += cell
+        found += [np.array(row, np.int64) for row in rows.values()]
+    return found
 
 
 def _problem(signature, cells, grids, refused) -> str:

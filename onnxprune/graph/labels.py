@@ -111,6 +111,19 @@ class Ledger:
         """Say what these labels are called in the field: channel, neuron, ..."""
         self.kinds.append((labels.ravel(), name))
 
+    def marks(self) -> tuple[int, int, int]:
+        """Where the ledger ends now, for `mentioned`."""
+        return len(self.ties), len(self.pins), len(self.rows)
+
+    def mentioned(self, since: tuple[int, int, int]) -> list[np.ndarray]:
+        """The labels written down since `marks()`, in pieces."""
+        ties, pins, rows = self.ties[since[0] :], self.pins[since[1] :], self.rows[since[2] :]
+        return (
+            [labels for _, a, b in ties for labels in (a, b)]
+            + [labels for _, labels, _ in pins]
+            + [members.ravel() for _, members in rows]
+        )
+
     def solve(self) -> np.ndarray:
         """The channel of each label: `channel[label]`, int64 of length `count`, numbered by smallest label."""
         if self.ties:

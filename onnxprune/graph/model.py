@@ -104,7 +104,14 @@ def normalise(model: ir.Model, name: str = "model", *, where: str = "the model",
 
 def to_proto(model: Model) -> onnx.ModelProto:
     """The model as an `onnx.ModelProto`, every tensor inside."""
-    return ir.to_proto(model.ir)
+    source = model.ir
+    if any(isinstance(v.const_value, ir.ExternalTensor) for v in source.graph.initializers.values()):
+        source = source.clone()
+        for value in source.graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                tensor = value.const_value
+                value.const_value = ir.tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
+    return ir.to_proto(source)
 
 
 def to_bytes(model: Model) -> bytes:

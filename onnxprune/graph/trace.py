@@ -122,10 +122,19 @@ class _Walk:
                     op.pin(tensor.facets, "captures it in a subgraph" if captured else reason)
             result: list[Facets] = [()] * len(outputs)
         else:
+            start = self.ledger.marks()
             result = _as_list(function(op), len(outputs))
+            self._pin_ignored(op, result, self.ledger.mentioned(start))
         for value, tensor, found in zip(node.outputs, outputs, result, strict=True):
             self.facets[value] = found
             _check(op, tensor, found)
+
+    def _pin_ignored(self, op: Op, result: list[Facets], mentioned: list[np.ndarray]) -> None:
+        """An operand whose labels a rule neither ties nor passes on was not understood: it stays."""
+        flowing = np.concatenate([*mentioned, *(f.ravel() for facets in result for f in facets), np.empty(0, np.int64)])
+        for tensor in op.inputs:
+            if tensor is not None:
+                op.pin([f for f in tensor.facets if not np.isin(f, flowing).any()], "reads it as a whole")
 
     def _pin_measured(self, node: ir.Node, value: ir.Value) -> None:
         for source in self.measured.get(value, ()):

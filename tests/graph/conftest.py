@@ -1,0 +1,137 @@
+"""The one oracle: what remains after removal computes what the masked network computes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnxruntime as ort
+import pytest
+from onnx import numpy_helper
+
+from onnxprune.errors import EmptyAxisError
+from onnxprune.graph.mask import mask
+from onnxprune.graph.model import Model, load, to_bytes
+from onnxprune.graph.remove import remove
+from onnxprune.graph.units import Channels, trace
+
+#: Largest error, as a fraction of the output's range.
+TOLERANCE = 1e-5
+
+
+def parse(
+    body: str,
+    inputs: dict[str, str],
+    weights: dict[str, tuple[int, ...]] | None = None,
+    constants: dict[str, np.ndarray] | None = None,
+    outputs: str = "float[ya,yb,yc,yd] y",
+    opset: int = 20,
+    seed: int = 0,
+) -> onnx.ModelProto:
+    """A model from ONNX text: `body` is the nodes, `weights` gives shapes that are filled at random.
+
+    Names that end in "var" are positive.
+    """
+    listed = ", ".join(f"float[{shape}] {name}" for name, shape in inputs.items())
+    text = f'<ir_version: 8, opset_import: ["" : {opset}]> g ({listed}) => ({outputs}) {{ {body} }}'
+    model = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(seed)
+    for name, shape in (weights or {}).items():
+        array = rng.normal(size=shape).astype(np.float32)
+        if name.endswith("var"):
+            array = np.abs(array) + 0.5
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    for name, array in (constants or {}).items():
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
+    return model
+
+
+def run(model: Model, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(to_bytes(model), options, providers=["CPUExecutionProvider"])
+    return session.run(None, feeds)
+
+
+def feeds_for(model: Model, batch: int, size: int = 8, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random inputs; a symbolic first axis is the batch, other symbolic axes have `size`."""
+    rng = np.random.default_rng(seed)
+    feeds = {}
+    for value in model.ir.graph.inputs:
+        shape = [d if isinstance(d, int) else (batch if a == 0 else size) for a, d in enumerate(value.shape)]
+        feeds[value.name] = rng.normal(size=shape).astype(np.float32)
+    return feeds
+
+
+def error_over_range(expected: list[np.ndarray], got: list[np.ndarray]) -> float:
+    worst = 0.0
+    assert len(expected) == len(got) > 0
+    for a, b in zip(expected, got, strict=True):
+        assert a.shape == b.shape
+        assert a.size and np.isfinite(a).all()
+        worst = max(worst, float(np.abs(a - b).max() / max(np.ptp(a), 1e-6)))
+    return worst
+
+
+@dataclass
+class Oracle:
+    """Random deletions of a model's units, each compared with the mask."""
+
+    parse = staticmethod(parse)
+    run = staticmethod(run)
+    feeds_for = staticmethod(feeds_for)
+    error_over_range = staticmethod(error_over_range)
+
+    def check(self, source, *, trials: int = 4, share: float = 0.35, size: int = 8, seed: int = 0) -> Channels:
+        """Delete units at random, at batch 3 and at another dynamic size; fail unless `mask` and `remove` agree.
+
+        Deletes something in every trial if there is a unit at all. Returns the channels.
+        """
+        model = load(source)
+        before = to_bytes(model)
+        channels = trace(model)
+        rng = np.random.default_rng(seed)
+        for trial in range(trials if channels.units else 0):
+            units = legal(channels, rng, share)
+            smaller = remove(model, channels, units)
+            masked = mask(model, channels, units)
+            assert parameters(smaller) < parameters(model)
+            onnx.checker.check_model(to_bytes(smaller), full_check=True)
+            for batch, dynamic in ((3, size), (2, size + 4)):
+                feeds = feeds_for(model, batch, dynamic, seed + trial)
+                assert error_over_range(run(masked, feeds), run(smaller, feeds)) <= TOLERANCE
+        nothing = remove(model, channels, [])
+        feeds = feeds_for(model, 2, size)
+        assert error_over_range(run(model, feeds), run(nothing, feeds)) == 0
+        assert to_bytes(model) == before, "the input was modified"
+        return channels
+
+
+def legal(channels: Channels, rng: np.random.Generator, share: float) -> list[int]:
+    """A random set of units that empties no axis, with at least one unit."""
+    order = rng.permutation(len(channels.units))
+    wanted = max(1, round(share * len(order)))
+    chosen: list[int] = []
+    for index in order.tolist():
+        try:
+            channels.deleted([*chosen, index])
+        except EmptyAxisError:
+            continue
+        chosen.append(index)
+        if len(chosen) == wanted:
+            break
+    return chosen
+
+
+def parameters(model: Model) -> int:
+    return sum(
+        v.const_value.size
+        for name, v in model.ir.graph.initializers.items()
+        if v.const_value.dtype.is_floating_point() and name not in model.copies
+    )
+
+
+@pytest.fixture
+def oracle() -> Oracle:
+    return Oracle()

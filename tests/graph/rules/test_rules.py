@@ -1,0 +1,205 @@
+"""A table of cases for every operator, and the one oracle.
+
+Each case stands between a convolution or a Gemm that produces channels and one that reads them. `units` is what a
+person counts: how many smallest legal deletions there are. A case whose operator pins has the units of the rest only.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from onnxprune.graph.rules import RULES
+from onnxprune.graph.rules.elementwise import UNARY
+
+IMAGE = {"x": "N,3,8,8"}
+ROWS = {"x": "N,6"}
+
+
+@dataclass
+class Case:
+    name: str
+    body: str
+    units: int
+    weights: dict[str, tuple[int, ...]]
+    inputs: dict[str, str] = field(default_factory=lambda: dict(IMAGE))
+    constants: dict[str, np.ndarray] = field(default_factory=dict)
+    outputs: str = "float[ya,yb,yc,yd] y"
+    opset: int = 20
+    operators: tuple[str, ...] = ()
+
+
+def image(name: str, middle: str, units: int, after: tuple[int, ...] = (5, 8, 1, 1), **more) -> Case:
+    """Conv (8 channels) -> `middle`, from a to b -> Conv (5 outputs)."""
+    weights = {"w0": (8, 3, 1, 1), "w9": after} | more.pop("weights", {})
+    return Case(name, f"a = Conv(x, w0) {middle} y = Conv(b, w9)", units, weights, **more)
+
+
+def rows(name: str, middle: str, units: int, after: tuple[int, ...] = (8, 5), **more) -> Case:
+    """MatMul (8 neurons) -> `middle`, from a to b -> MatMul (5 outputs)."""
+    weights = {"w0": (6, 8), "w9": after} | more.pop("weights", {})
+    outputs = more.pop("outputs", "float[ya,yb] y")
+    return Case(
+        name, f"a = MatMul(x, w0) {middle} y = MatMul(b, w9)", units, weights, dict(ROWS), outputs=outputs, **more
+    )
+
+
+BN = {"s": (8,), "t": (8,), "m": (8,), "var": (8,)}
+#: Operators of one operand whose domain isn't the whole line get something they can take.
+SAFE = {
+    "Acos": "p = Tanh(a) b = Acos(p)",
+    "Acosh": "p = Sigmoid(a) o = Exp(p) b = Acosh(o)",
+    "Asin": "p = Tanh(a) b = Asin(p)",
+    "Atanh": "p = Sigmoid(a) b = Atanh(p)",
+    "Log": "p = Exp(a) b = Log(p)",
+    "Sqrt": "p = Exp(a) b = Sqrt(p)",
+    "Reciprocal": "p = Exp(a) b = Reciprocal(p)",
+    "Cast": "p = Cast<to=11>(a) b = Cast<to=1>(p)",
+    "Not": "p = Cast<to=9>(a) q = Not(p) b = Cast<to=1>(q)",
+    "BitwiseNot": "p = Cast<to=6>(a) q = BitwiseNot(p) b = Cast<to=1>(q)",
+    "IsInf": "q = IsInf(a) b = Cast<to=1>(q)",
+    "IsNaN": "q = IsNaN(a) b = Cast<to=1>(q)",
+    "Swish": "",  # newer than the opset here; shares the rule of all the others
+}
+
+# fmt: off
+CASES = [
+    *[image(name, SAFE.get(name, f"b = {name}(a)"), 8, operators=(name,)) for name in UNARY if SAFE.get(name) != ""],
+    # contraction
+    image("conv", "b = Relu(a)", 8, operators=("Conv",)),
+    image("conv with bias", "c = Conv<pads=[1,1,1,1]>(a, w1, b1) b = Relu(c)", 15, (5, 7, 3, 3), weights={"w1": (7, 8, 3, 3), "b1": (7,)}),
+    image("conv stride dilation", "b = Conv<strides=[2,2], dilations=[2,2], pads=[1,0,0,1]>(a, w1)", 14, (5, 6, 1, 1), weights={"w1": (6, 8, 3, 3)}),
+    image("conv auto_pad", 'b = Conv<auto_pad="SAME_UPPER">(a, w1)', 14, (5, 6, 1, 1), weights={"w1": (6, 8, 3, 3)}),
+    image("depthwise", "b = Conv<group=8>(a, w1, b1)", 8, weights={"w1": (8, 1, 3, 3), "b1": (8,)}),
+    # two outputs a channel: 8 whole groups, and one output of each group, twice
+    image("depthwise multiplier", "b = Conv<group=8>(a, w1)", 8 + 2, (5, 16, 1, 1), weights={"w1": (16, 1, 3, 3)}),
+    # 2 groups of 4 in, 3 out: 4 and 3 bundles, 2 whole groups
+    image("grouped", "b = Conv<group=2>(a, w1, b1)", 9, (5, 6, 1, 1), weights={"w1": (6, 4, 3, 3), "b1": (6,)}),
+    image("grouped residual", "c = Conv<group=2>(a, w1) b = Add(a, c)", 6, weights={"w1": (8, 4, 1, 1)}),
+    # the image's channels can't go, nor can whole groups: 8 outputs in 3 groups of ... none; 2 bundles of 3
+    Case("grouped on input", "a = Conv<group=3>(x, w0) y = Conv(a, w9)", 2, {"w0": (6, 1, 1, 1), "w9": (5, 6, 1, 1)}),
+    # 4 groups of 2 nest in 2 groups of 4: 2 bundles with a member from each of the 4, and the 2 whole groups of 4
+    image("nested groups", "c = Conv<group=2>(a, w1) d = Conv<group=4>(a, w2) e = Concat<axis=1>(c, d) b = Relu(e)", 2 + 2, (5, 6, 1, 1), weights={"w1": (2, 4, 1, 1), "w2": (4, 2, 1, 1)}),
+    image("transposed", "b = ConvTranspose<strides=[2,2]>(a, w1, b1)", 14, (5, 6, 1, 1), weights={"w1": (8, 6, 2, 2), "b1": (6,)}, operators=("ConvTranspose",)),
+    image("transposed grouped", "b = ConvTranspose<group=2>(a, w1)", 4 + 3 + 2, (5, 6, 1, 1), weights={"w1": (8, 3, 2, 2)}),
+    image("transposed depthwise", "b = ConvTranspose<group=8>(a, w1)", 8, weights={"w1": (8, 1, 2, 2)}),
+    image("transposed, one output a group", "b = ConvTranspose<group=2>(a, w1)", 4 + 2, (5, 2, 1, 1), weights={"w1": (8, 1, 2, 2)}),
+    Case("conv1d", "a = Conv(x, w0) y = Conv(a, w9)", 8, {"w0": (8, 3, 3), "w9": (5, 8, 1)}, {"x": "N,3,12"}, outputs="float[a,b,c] y"),
+    Case("conv3d", "a = Conv(x, w0) y = Conv(a, w9)", 8, {"w0": (8, 3, 3, 3, 3), "w9": (5, 8, 1, 1, 1)}, {"x": "N,3,4,4,4"}, outputs="float[a,b,c,d,e] y"),
+    Case("gemm", "a = Gemm<alpha=0.5, beta=2.0>(x, w0, b0) r = Relu(a) y = Gemm(r, w9, b9)", 8, {"w0": (6, 8), "b0": (8,), "w9": (8, 5), "b9": (1, 5)}, ROWS, outputs="float[a,b] y", operators=("Gemm",)),
+    Case("gemm transB", "a = Gemm<transB=1>(x, w0) y = Gemm<transB=1>(a, w9)", 8, {"w0": (8, 6), "w9": (5, 8)}, ROWS, outputs="float[a,b] y"),
+    Case("gemm transA", "t = Transpose(x) a = Gemm<transA=1>(t, w0) y = MatMul(a, w9)", 8, {"w0": (6, 8), "w9": (8, 5)}, ROWS, outputs="float[a,b] y"),
+    rows("matmul", "c = Add(a, b0) b = Relu(c)", 8, weights={"b0": (8,)}, operators=("MatMul",)),
+    Case("matmul 3d", "a = MatMul(x, w0) r = Relu(a) y = MatMul(r, w9)", 8, {"w0": (6, 8), "w9": (8, 5)}, {"x": "N,T,6"}, outputs="float[a,b,c] y"),
+    Case("weight behind transpose", "t = Transpose(w0) a = MatMul(x, t) y = MatMul(a, w9)", 8, {"w0": (8, 6), "w9": (8, 5)}, ROWS, outputs="float[a,b] y"),
+    Case("weight behind reshape", "t = Reshape(w0, s) a = Conv(x, t) y = Conv(a, w9)", 8, {"w0": (8, 3), "w9": (5, 8, 1, 1)}, constants={"s": np.array([8, 3, 1, 1])}),
+    # a weight used twice ties its uses
+    rows("shared matrix", "c = MatMul(a, w1) d = Relu(c) b = MatMul(d, w1)", 8, weights={"w1": (8, 8)}),
+    # elementwise
+    image("residual", "c = Conv(a, w1) d = Relu(c) e = Conv(d, w2) b = Add(e, a)", 8 + 4, weights={"w1": (4, 8, 1, 1), "w2": (8, 4, 1, 1)}, operators=("Add",)),
+    image("sub mul div", "c = Sub(a, p) d = Mul(c, q) b = Div(d, var)", 8, weights={"p": (1, 8, 1, 1), "q": (8, 1, 1), "var": (1, 8, 1, 1)}, operators=("Sub", "Mul", "Div")),
+    image("scalar", "c = Mul(a, p) d = Add(c, q) e = Pow(d, two) b = Max(e, q)", 8, constants={"p": np.float32(0.5), "q": np.full((1,), 0.25, np.float32), "two": np.float32(2)}, operators=("Pow", "Max")),
+    image("prelu", "b = PRelu(a, p)", 8, weights={"p": (8, 1, 1)}, operators=("PRelu",)),
+    image("clip", "b = Clip(a, lo, hi)", 8, constants={"lo": np.float32(-0.5), "hi": np.float32(0.5)}, operators=("Clip",)),
+    image("min mean sum", "c = Conv(x, w1) d = Min(a, c) e = Mean(a, c, d) b = Sum(a, e)", 8, weights={"w1": (8, 3, 1, 1)}, operators=("Min", "Mean", "Sum")),
+    image("where", "c = Greater(a, z) b = Where(c, a, z)", 8, constants={"z": np.float32(0)}, operators=("Where", "Greater")),
+    image("compare", "c = GreaterOrEqual(a, p) d = Less(a, p) e = LessOrEqual(a, p) f = Equal(a, p) g = And(c, e) h = Or(d, f) i = Xor(g, h) b = Cast<to=1>(i)", 8, weights={"p": (8, 1, 1)}, operators=("GreaterOrEqual", "Less", "LessOrEqual", "Equal", "And", "Or", "Xor")),
+    image("mod", "b = Mod<fmod=1>(a, two)", 8, constants={"two": np.float32(2)}, operators=("Mod",)),
+    image("integers", "c = Cast<to=12>(a) d = BitShift<direction=\"LEFT\">(c, c) e = BitwiseAnd(c, d) f = BitwiseOr(c, e) g = BitwiseXor(f, d) b = Cast<to=1>(g)", 8, operators=("BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor")),
+    # a map over the positions has no label to tie with, but is of size 1 on the channels' axis
+    image("position map", "b = Add(a, p)", 8, weights={"p": (1, 1, 8, 8)}),
+    # a full map is a parameter that the channels cut
+    image("full map", "b = Add(a, p)", 8, weights={"p": (1, 8, 8, 8)}),
+    # two inputs of the graph: what has no label and size 8 pins
+    Case("meets an input", "a = Conv(x, w0) b = Add(a, z) y = Conv(b, w9)", 0, {"w0": (8, 3, 1, 1), "w9": (5, 8, 1, 1)}, {"x": "N,3,8,8", "z": "N,8,8,8"}),
+    Case("gate of size 1", "a = Conv(x, w0) b = Mul(a, z) y = Conv(b, w9)", 8, {"w0": (8, 3, 1, 1), "w9": (5, 8, 1, 1)}, {"x": "N,3,8,8", "z": "N,1,8,8"}),
+    image("squeeze and excitation", "p = GlobalAveragePool(a) q = Conv(p, w1, b1) r = Relu(q) s = Conv(r, w2, b2) t = Sigmoid(s) b = Mul(a, t)", 8 + 2, weights={"w1": (2, 8, 1, 1), "b1": (2,), "w2": (8, 2, 1, 1), "b2": (8,)}, operators=("GlobalAveragePool",)),
+    image("castlike dropout", "c = CastLike(a, x) b = Dropout(c)", 8, operators=("CastLike", "Dropout")),
+    # normalisation
+    image("batch norm", "b = BatchNormalization(a, s, t, m, var)", 8, weights=BN, operators=("BatchNormalization",)),
+    image("instance norm", "b = InstanceNormalization(a, s, t)", 8, weights={"s": (8,), "t": (8,)}, operators=("InstanceNormalization",)),
+    image("layer norm pins", "b = LayerNormalization<axis=1>(a, s)", 0, weights={"s": (8, 8, 8)}),
+    # pooling and reductions
+    image("pools", "c = MaxPool<kernel_shape=[2,2], strides=[2,2]>(a) d = AveragePool<kernel_shape=[2,2], pads=[1,1,0,0]>(c) b = LpPool<kernel_shape=[2,2]>(d)", 8, operators=("MaxPool", "AveragePool", "LpPool")),
+    image("pool positions pin", "c, i = MaxPool<kernel_shape=[2,2]>(a) f = Cast<to=1>(i) b = Add(c, f)", 0),
+    image("global pools", "c = GlobalMaxPool(a) d = GlobalLpPool(a) b = Add(c, d)", 8, operators=("GlobalMaxPool", "GlobalLpPool")),
+    image("reductions over positions", "c = ReduceMean(a, ax) d = ReduceSum(a, ax) e = ReduceMax(a, ax) f = ReduceMin(a, ax) g = ReduceL1(a, ax) h = ReduceL2(a, ax) i = ReduceSumSquare(a, ax) j = ReduceLogSumExp(a, ax) b = Sum(c, d, e, f, g, h, i, j)", 8, constants={"ax": np.array([2, -1])}, operators=("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp")),
+    image("reductions of positives", "p = Sigmoid(a) c = ReduceProd(p, ax) d = ReduceLogSum(p, ax) b = Add(c, d)", 8, constants={"ax": np.array([2, 3])}, operators=("ReduceProd", "ReduceLogSum")),
+    image("reduction over channels pins", "c = ReduceMean(a, ax) b = Add(a, c)", 0, constants={"ax": np.array([1])}),
+    Case("reduce to rows", "a = Conv(x, w0) b = ReduceMean<keepdims=0>(a, ax) y = MatMul(b, w9)", 8, {"w0": (8, 3, 1, 1), "w9": (8, 5)}, constants={"ax": np.array([2, 3])}, outputs="float[a,b] y"),
+    Case("reduce, axes as attribute", "a = Conv(x, w0) b = ReduceMean<keepdims=0, axes=[2,3]>(a) y = MatMul(b, w9)", 8, {"w0": (8, 3, 1, 1), "w9": (8, 5)}, outputs="float[a,b] y", opset=11),
+    image("softmax over positions", "b = Softmax<axis=-1>(a)", 8, operators=("Softmax",)),
+    image("softmax over channels pins", "b = Softmax<axis=1>(a)", 0),
+    image("softmax of opset 11 flattens", "b = Softmax<axis=1>(a)", 0, opset=11),
+    image("log softmax hardmax", "c = LogSoftmax<axis=3>(a) d = Hardmax<axis=2>(a) b = Add(c, d)", 8, operators=("LogSoftmax", "Hardmax")),
+    image("lp norm cumsum", "c = LpNormalization<axis=2>(a) b = CumSum(c, ax)", 8, constants={"ax": np.array(3)}, operators=("LpNormalization", "CumSum")),
+    image("cumsum over channels pins", "b = CumSum(a, ax)", 0, constants={"ax": np.array(1)}),
+    image("topk over positions", "b, i = TopK<axis=3>(a, k)", 8, constants={"k": np.array([4])}, operators=("TopK",)),
+    image("argmax over positions", "c = ArgMax<axis=3>(a) d = ArgMin<axis=3>(a) e = Add(c, d) b = Cast<to=1>(e)", 8, operators=("ArgMax", "ArgMin")),
+    image("argmax over channels pins", "c = ArgMax<axis=1>(a) d = Cast<to=1>(c) b = Add(a, d)", 0),
+    # layout
+    image("transpose", "c = Transpose<perm=[0,2,3,1]>(a) d = Add(c, p) b = Transpose<perm=[0,3,1,2]>(d)", 8, weights={"p": (8,)}, operators=("Transpose",)),
+    Case("flatten", "a = Conv(x, w0) f = Flatten(a) y = Gemm(f, w9)", 8, {"w0": (8, 3, 1, 1), "w9": (512, 5)}, outputs="float[a,b] y", operators=("Flatten",)),
+    Case("reshape to rows", "a = Conv(x, w0) f = Reshape(a, s) y = Gemm(f, w9)", 8, {"w0": (8, 3, 1, 1), "w9": (512, 5)}, constants={"s": np.array([0, 512])}, outputs="float[a,b] y", operators=("Reshape",)),
+    Case("reshape, -1 adapts", "a = Conv(x, w0) f = Reshape(a, s) y = Gemm(f, w9)", 8, {"w0": (8, 3, 1, 1), "w9": (512, 5)}, constants={"s": np.array([0, -1])}, outputs="float[a,b] y"),
+    Case("reshape by shape arithmetic", "a = Conv(x, w0) s = Shape<start=0, end=1>(x) t = Concat<axis=0>(s, k) f = Reshape(a, t) y = Gemm(f, w9)", 8, {"w0": (8, 3, 1, 1), "w9": (512, 5)}, constants={"k": np.array([512])}, outputs="float[a,b] y"),
+    Case("reshape by its own shape", "a = Conv(x, w0) s = Shape<start=0, end=2>(a) t = Concat<axis=0>(s, k) f = Reshape(a, t) g = Transpose<perm=[0,2,1]>(f) y = MatMul(g, w9)", 8, {"w0": (8, 3, 1, 1), "w9": (8, 5)}, constants={"k": np.array([-1])}, outputs="float[a,b,c] y"),
+    # rows to an image: 2 channels of 2 x 2, each tied over its positions
+    Case("rows to image", "a = MatMul(x, w0) r = Reshape(a, s) y = Conv(r, w9)", 2, {"w0": (6, 8), "w9": (5, 2, 1, 1)}, ROWS, {"s": np.array([-1, 2, 2, 2])}),
+    image("squeeze unsqueeze", "p = GlobalAveragePool(a) q = Squeeze(p, ax) r = Relu(q) b = Unsqueeze(r, ax)", 8, constants={"ax": np.array([2, 3])}, operators=("Squeeze", "Unsqueeze")),
+    image("concat", "c = Conv(x, w1) d = Relu(c) b = Concat<axis=1>(a, d, x)", 8 + 4, (5, 15, 1, 1), weights={"w1": (4, 3, 1, 1)}, operators=("Concat",)),
+    image("dense connections", "c = Conv(a, w1) d = Concat<axis=1>(a, c) e = Conv(d, w2) b = Concat<axis=1>(d, e)", 8 + 4 + 4, (5, 16, 1, 1), weights={"w1": (4, 8, 1, 1), "w2": (4, 12, 1, 1)}),
+    image("concat over positions ties", "c = Conv(x, w1) b = Concat<axis=2>(a, c)", 8, weights={"w1": (8, 3, 1, 1)}),
+    image("split", "c, d = Split<axis=1>(a, k) e = Sigmoid(d) f = Conv(c, w1) g = Conv(e, w2) b = Concat<axis=1>(f, g)", 8 + 2 + 2, (5, 4, 1, 1), weights={"w1": (2, 3, 1, 1), "w2": (2, 5, 1, 1)}, constants={"k": np.array([3, 5])}, operators=("Split",)),
+    image("split in halves, gated", "c, d = Split<axis=1, num_outputs=2>(a) e = Sigmoid(d) b = Mul(c, e)", 4, (5, 4, 1, 1)),
+    image("split of opset 11", "c, d = Split<axis=1, split=[3,5]>(a) e = Conv(c, w1) f = Conv(d, w2) b = Add(e, f)", 8 + 2, (5, 2, 1, 1), weights={"w1": (2, 3, 1, 1), "w2": (2, 5, 1, 1)}, opset=11),
+    image("slices", "c = Slice(a, z, k, o) d = Slice(a, k, e, o) f = Conv(c, w1) g = Conv(d, w2) b = Add(f, g)", 8 + 2, (5, 2, 1, 1), weights={"w1": (2, 3, 1, 1), "w2": (2, 5, 1, 1)}, constants={"z": np.array([0]), "k": np.array([3]), "e": np.array([2**62]), "o": np.array([1])}, operators=("Slice",)),
+    image("slice of positions", "b = Slice(a, s, e, ax, st)", 8, constants={"s": np.array([1, -1]), "e": np.array([7, -(2**62)]), "ax": np.array([2, 3]), "st": np.array([2, -1])}),
+    image("slice with a step pins", "b = Slice(a, s, e, ax, st)", 0, (5, 4, 1, 1), constants={"s": np.array([0]), "e": np.array([8]), "ax": np.array([1]), "st": np.array([2])}),
+    image("slice of opset 9", "c = Slice<axes=[1], starts=[2], ends=[6]>(a) b = Relu(c)", 8, (5, 4, 1, 1), opset=9),
+    image("gather permutes", "b = Gather<axis=1>(a, i)", 8, constants={"i": np.array([3, 1, -1, 0, 2, 4, 6, 5])}, operators=("Gather",)),
+    image("gather picks", "b = Gather<axis=1>(a, i)", 8, (5, 3, 1, 1), constants={"i": np.array([6, 1, 2])}),
+    image("pad", "c = Pad(a, p) b = Relu(c)", 8, constants={"p": np.array([0, 0, 1, 1, 0, 0, 2, 0])}, operators=("Pad",)),
+    image("pad channels", "c = Pad(a, p) b = Relu(c)", 8, (5, 11, 1, 1), constants={"p": np.array([0, 1, 0, 0, 0, 2, 0, 0])}),
+    image("pad reflects", 'b = Pad<mode="reflect">(a, p)', 8, constants={"p": np.array([0, 0, 1, 1, 0, 0, 1, 1])}),
+    image("tile positions", "b = Tile(a, k)", 8, constants={"k": np.array([1, 1, 2, 1])}, operators=("Tile",)),
+    image("tile channels", "b = Tile(a, k)", 8, (5, 16, 1, 1), constants={"k": np.array([1, 2, 1, 1])}),
+    image("expand", "p = GlobalAveragePool(a) c = Expand(p, s) b = Add(a, c)", 8, constants={"s": np.array([1, 8, 8, 8])}, operators=("Expand",)),
+    image("depth to space", "b = DepthToSpace<blocksize=2>(a)", 2, (5, 2, 1, 1), operators=("DepthToSpace",)),
+    image("depth to space CRD", 'b = DepthToSpace<blocksize=2, mode="CRD">(a)', 2, (5, 2, 1, 1)),
+    image("space to depth", "b = SpaceToDepth<blocksize=2>(a)", 8, (5, 32, 1, 1), operators=("SpaceToDepth",)),
+    image("resize by scales", "b = Resize(a, , k)", 8, constants={"k": np.array([1, 1, 2, 2], np.float32)}, operators=("Resize",)),
+    image("resize by sizes", 'b = Resize<mode="linear">(a, , , k)', 8, constants={"k": np.array([3, 8, 5, 7])}, inputs={"x": "3,3,8,8"}),
+    image("upsample of opset 9", "b = Upsample(a, k)", 8, constants={"k": np.array([1, 1, 2, 2], np.float32)}, opset=9, operators=("Upsample",)),
+    # channel shuffle: the rows of either grid, 2 halves and 4 pairs
+    image("shuffle", "c = Reshape(a, s) d = Transpose<perm=[0,2,1,3,4]>(c) b = Reshape(d, t)", 2 + 4, constants={"s": np.array([0, 2, 4, 8, 8]), "t": np.array([0, 8, 8, 8])}),
+    # a size used as a number keeps what was measured
+    image("size as a number pins", "s = Shape<start=1, end=2>(a) f = Cast<to=1>(s) r = Sqrt(f) b = Div(a, r)", 0, operators=("Shape",)),
+    image("no rule pins", "b = LRN<size=3>(a)", 0),
+    # one reader that can't shrink is enough
+    image("output pins", "b = Relu(a)", 0, outputs="float[ya,yb,yc,yd] y, float[za,zb,zc,zd] a"),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_removal_computes_what_the_mask_computes(oracle, case):
+    model = oracle.parse(case.body, case.inputs, case.weights, case.constants, case.outputs, case.opset)
+    channels = oracle.check(model)
+    assert len(channels.units) == case.units, channels.pinned
+
+
+def test_every_rule_has_cases():
+    covered = {operator for case in CASES for operator in case.operators}
+    without = {
+        "Swish",
+        "Size",
+        "ConstantOfShape",
+        "Range",
+        "OneHot",
+        "RandomNormalLike",
+        "RandomUniformLike",
+        "EyeLike",
+    }
+    registered = {operator for domain, operator in RULES if not domain}
+    assert registered - covered == without

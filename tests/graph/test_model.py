@@ -1,0 +1,160 @@
+"""Reading what users give, and writing files that are whole or absent."""
+
+import os
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import onnx_ir as ir
+import pytest
+from onnx import helper
+
+from onnxprune.errors import ModelError, OutputError
+from onnxprune.graph import model as models
+from onnxprune.graph.model import load, save, to_bytes, to_proto, write_atomically
+
+IMAGE = {"x": "N,3,8,8"}
+
+
+@pytest.fixture
+def proto(oracle):
+    source = oracle.parse("a = Conv(x, w0) y = Conv(a, w9)", IMAGE, {"w0": (8, 3, 1, 1), "w9": (5, 8, 1, 1)})
+    source.metadata_props.append(onnx.StringStringEntryProto(key="licence", value="MIT"))
+    return source
+
+
+def test_every_source_gives_the_same_model(proto, tmp_path, oracle):
+    path = tmp_path / "net.onnx"
+    onnx.save(proto, path)
+    sources = [path, str(path), proto.SerializeToString(), proto, ir.from_proto(proto), gs.import_onnx(proto)]
+    feeds = oracle.feeds_for(load(proto), 2)
+    expected = oracle.run(load(proto), feeds)
+    for source in sources:
+        assert oracle.error_over_range(expected, oracle.run(load(source), feeds)) == 0
+    assert load(path).name == "net"
+    assert load(load(path)).name == "net"
+
+
+def test_sources_are_not_modified(proto):
+    before = proto.SerializeToString(deterministic=True)
+    as_ir = ir.from_proto(proto)
+    before_ir = ir.to_proto(as_ir).SerializeToString(deterministic=True)
+    load(proto)
+    load(as_ir)
+    assert proto.SerializeToString(deterministic=True) == before
+    assert ir.to_proto(as_ir).SerializeToString(deterministic=True) == before_ir
+
+
+def test_metadata_and_dynamic_dimensions_survive(proto):
+    saved = to_proto(load(proto))
+    assert {p.key: p.value for p in saved.metadata_props} == {"licence": "MIT"}
+    assert saved.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
+    assert [o.name for o in saved.graph.output] == ["y"]
+
+
+def _broken(proto, change):
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    change(copy)
+    return copy
+
+
+BAD = {
+    "negative dimension": (lambda m: m.graph.initializer[0].dims.__setitem__(0, -8), "w0.*negative dimension"),
+    "too few bytes": (lambda m: setattr(m.graph.initializer[0], "raw_data", b"123"), "w0.*3 bytes where its shape"),
+    "unknown type": (lambda m: setattr(m.graph.initializer[1], "data_type", 99), "w9.*unknown element type 99"),
+    "empty graph": (lambda m: m.graph.ClearField("node"), "empty graph"),
+    "cycle": (lambda m: m.graph.node[0].input.__setitem__(0, "y"), "broken"),
+    "external data elsewhere": (
+        lambda m: helper.make_tensor("w0", 1, [1], [0.0]) and _external(m.graph.initializer[0], "../secret"),
+        "not a plain file beside the model",
+    ),
+    "external data missing": (lambda m: _external(m.graph.initializer[0], "gone.data"), "gone.data"),
+}
+
+
+def _external(tensor, location):
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.append(onnx.StringStringEntryProto(key="location", value=location))
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_broken_models_are_refused_with_a_sentence(proto, name):
+    change, message = BAD[name]
+    with pytest.raises(ModelError, match=message):
+        load(_broken(proto, change))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "empty graph"), (b"not a model at all", "not an ONNX file"), (b"\x08\x07" * 3, "empty graph")],
+)
+def test_files_that_are_no_model(tmp_path, content, message):
+    path = tmp_path / "net.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=message):
+        load(path)
+
+
+def test_a_missing_file_and_a_wrong_type():
+    with pytest.raises(ModelError, match=r"'nowhere.onnx' can't be read"):
+        load("nowhere.onnx")
+    with pytest.raises(ModelError, match="int can't be read"):
+        load(3)
+
+
+def test_external_data_is_read_and_a_short_file_refused(proto, tmp_path, oracle):
+    path = tmp_path / "net.onnx"
+    feeds = oracle.feeds_for(load(proto), 2)
+    expected = oracle.run(load(proto), feeds)
+    onnx.save(proto, path, save_as_external_data=True, location="net.data", size_threshold=0)
+    assert oracle.error_over_range(expected, oracle.run(load(path), feeds)) == 0
+    os.truncate(tmp_path / "net.data", 10)
+    with pytest.raises(ModelError, match="ends before byte"):
+        load(path)
+
+
+def test_large_models_keep_their_tensors_beside(proto, tmp_path, monkeypatch, oracle):
+    monkeypatch.setattr(models, "SINGLE_FILE_LIMIT_BYTES", 100)
+    path = tmp_path / "net.onnx"
+    save(load(proto), path)
+    assert (tmp_path / "net.onnx.data").exists()
+    feeds = oracle.feeds_for(load(proto), 2)
+    assert oracle.error_over_range(oracle.run(load(proto), feeds), oracle.run(load(path), feeds)) == 0
+
+
+def test_the_same_model_gives_the_same_bytes(proto):
+    assert to_bytes(load(proto)) == to_bytes(load(proto))
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "out.json"
+    write_atomically(path, "old")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="No space left"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_an_unwritable_place(tmp_path):
+    with pytest.raises(OutputError, match="can't be written"):
+        write_atomically(tmp_path / "missing" / "out.json", "text")
+
+
+def test_missing_biases_are_folded_away(oracle):
+    """What torch's unoptimised exports write for a missing bias: Shape, Expand and CastLike of zeros."""
+    body = """
+        s = Shape<start=0, end=1>(w0) e = Expand(s, one) z = CastLike(zero, x) b = Expand(z, e)
+        a = Conv(x, w0, b) y = Conv(a, w9)
+    """
+    constants = {"one": np.array([1]), "zero": np.float32(0)}
+    source = oracle.parse(body, IMAGE, {"w0": (8, 3, 1, 1), "w9": (5, 8, 1, 1)}, constants)
+    loaded = load(source)
+    assert [node.op_type for node in loaded.ir.graph] == ["Conv", "Conv"]
+    assert set(loaded.ir.graph.initializers) == {"w0", "w9"}
