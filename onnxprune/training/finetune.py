@@ -44,7 +44,7 @@ class PrunerLike(Protocol):
     @property
     def cost(self) -> dict[str, float]: ...
     def penalty(self) -> torch.Tensor: ...
-    def step(self) -> None: ...
+    def step(self, optimizer: torch.optim.Optimizer | None = None) -> None: ...
     def prune(self, progress: float) -> Any: ...
     def snapshot(self) -> Any: ...
     def restore(self, snapshot: Any) -> None: ...
@@ -209,7 +209,7 @@ def train(
             value = _check_loss(objective, state, epoch, count, checkpoint)
             optimizer.step()
             if pruner is not None:
-                pruner.step()
+                pruner.step(optimizer)
             total, count = total + value, count + 1
         if count == 0:
             raise DataError(f"There was no batch in epoch {epoch}. Give at least one batch of training data.")
@@ -220,9 +220,10 @@ def train(
         record = EpochRecord(epoch, phase, total / count, validation_loss, metric, rate, seconds)
         state.epochs.append(asdict(record))
         state.epoch = epoch + 1
+        kept = True
         if state.pending and (_is_slot(epoch + 1, pruning_epochs) or epoch + 1 == settings.epochs):
-            _judge(state, metric, settings, module, optimizer, pruner, pruning_epochs)
-        elif not state.pending:
+            kept = _judge(state, metric, settings, module, optimizer, pruner, pruning_epochs)
+        if kept and not state.pending:
             _remember_best(state, metric, settings, module, pruner)
         if checkpoint:
             _save(checkpoint, identity, state, module, optimizer, pruner)
@@ -302,8 +303,8 @@ def _judge(
     optimizer: torch.optim.Optimizer,
     pruner: PrunerLike,
     planned: list[int],
-) -> None:
-    """Keep the pending step, or undo it and halve the next one."""
+) -> bool:
+    """Keep the pending step, or undo it and halve the next one. Returns whether it was kept."""
     step, state.pending = state.pending, None
     floor = state.baseline - settings.guard
     kept = metric >= floor
@@ -327,6 +328,7 @@ def _judge(
         optimizer.load_state_dict(step["before"]["optimizer"])
         pruner.restore(step["before"]["masks"])
         state.step_size = (step["target"] - state.progress) / 2
+    return kept
 
 
 def _remember_best(

@@ -40,7 +40,7 @@ class RowPruner:
         self.keep[size.argsort(descending=True)[: HIDDEN - round(progress * HIDDEN / 2)]] = True
         self._zero()
 
-    def step(self):
+    def step(self, optimizer=None):
         self.steps_seen += 1
         self._zero()
 
@@ -322,8 +322,10 @@ def test_pruning_gives_up_when_steps_become_too_small():
 
 def test_a_step_just_before_the_end_is_judged_too():
     settings = TrainingSettings(epochs=3, prune_start=1, prune_end=1, prune_steps=1, guard=0.1)
-    _, good = run(settings=settings, evaluate=scripted([1.0, 1.0, 1.0, 0.95]))
+    module, good = run(settings=settings, evaluate=scripted([1.0, 1.0, 1.0, 0.95]))
     assert [s.decision for s in good.steps] == ["kept"]
+    assert (good.reached, good.best_epoch, good.best_metric) == (True, 2, 0.95)
+    assert (module[0].weight == 0).all(1).sum() == 8
     _, bad = run(settings=settings, evaluate=scripted([1.0, 1.0, 1.0, 0.8]))
     assert [s.decision for s in bad.steps] == ["rolled back"]
     assert bad.best_epoch == 1
