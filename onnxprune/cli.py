@@ -7,8 +7,10 @@ What is heavy is imported by the verb that needs it: `onnxprune --help` is there
 import functools
 import inspect
 import json
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -58,10 +60,12 @@ MeasureSeed = Annotated[int, typer.Option(min=0, help="Of everything that is dra
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and leave with its exit code."""
+    """Run the command line, `arguments` or the process's own, and leave with its exit code."""
+    if arguments is None and not sys.warnoptions:
+        warnings.simplefilter("ignore")  # what libraries tell developers; python -W default shows it
     if sys.platform == "win32":
         sys.stdout.reconfigure(encoding="utf-8")
-    app(args=arguments)
+    app(args=arguments, prog_name="onnxprune")
 
 
 def verb(function: Callable[..., int | None]) -> Callable[..., None]:
@@ -84,6 +88,7 @@ def verb(function: Callable[..., int | None]) -> Callable[..., None]:
 
 
 def _run(function: Callable[..., int | None], args: tuple, kwargs: dict[str, Any], debug: bool) -> int:
+    logging.disable(logging.NOTSET if debug else logging.CRITICAL)  # an error is one sentence, ours
     try:
         return function(*args, **kwargs) or 0
     except OnnxPruneError as error:
@@ -99,6 +104,8 @@ def _run(function: Callable[..., int | None], args: tuple, kwargs: dict[str, Any
             raise
         _say(f"internal error, {type(error).__name__}: {error}. Please report it with what --debug shows.")
         return INTERNAL_ERROR
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _say(sentence: str) -> None:
@@ -251,7 +258,10 @@ def validate(
 
 @verb
 def bench(
-    models: Annotated[list[Path], typer.Argument(metavar="REF.onnx NEW.onnx [MORE.onnx ...]", show_default=False)],
+    models: Annotated[
+        list[Path],
+        typer.Argument(metavar="MODEL.onnx", help="Two or more; the first is the reference.", show_default=False),
+    ],
     provider: Providers = None,
     batch: Batches = ONE,
     threads: Threads = ONE,

@@ -7,7 +7,7 @@ dense training -> prune and fine-tune -> export, tidy, prove -> measure --------
 import contextlib
 import copy
 import dataclasses
-import importlib.util
+import importlib
 import json
 import os
 import sys
@@ -27,15 +27,13 @@ from onnxprune.recipe import Recipe
 from onnxprune.runfolder import RunFolder, open_run
 from onnxprune.runtime.accuracy import find_metric
 from onnxprune.runtime.data import resolve
-from onnxprune.runtime.equivalence import Equivalence, compare_outputs, random_feeds, require
+from onnxprune.runtime.equivalence import Equivalence, require
 from onnxprune.runtime.results import Gate, Validation
 from onnxprune.runtime.validation import validate
 from onnxprune.taskdata import TaskData, load_task
 
 Progress = Callable[[int, int, str], None]
 
-#: Batches that the exported model must agree with the trained module on.
-PROOF_BATCHES = (1, 7)
 #: Pruning sees the training data in another order than dense training did.
 PRUNING_SEED = 1000
 #: Keys of a recipe's training sections that the loop is told in other ways.
@@ -108,10 +106,11 @@ def _train_and_export(
     """Everything that needs torch: dense.onnx, pruned.onnx, history.json and the proof."""
     from onnxprune.training.batches import shuffled_batches
     from onnxprune.training.distill import Distillation
+    from onnxprune.training.export import deployed
     from onnxprune.training.finetune import TrainingSettings, train
     from onnxprune.training.history import join_histories
     from onnxprune.training.pruner import Pruner
-    from onnxprune.training.trainee import as_function, build_module, cross_entropy, evaluator, example_of, pick_device
+    from onnxprune.training.trainee import build_module, cross_entropy, evaluator, example_of, pick_device
 
     device = pick_device(recipe.device)
     module = build_module(build, recipe.module, device, recipe.seed)
@@ -135,6 +134,13 @@ def _train_and_export(
             "seed": seed,
         }
 
+    names = {"input_names": (task.input_name,), "output_names": (task.output_name,)}
+    pruning = {"budget": recipe.budget.limits, "keep": recipe.keep, "round_to": recipe.round_to, **names}
+    if not run.checkpoint("dense").exists():
+        # A module that can't be exported and a budget out of reach are better known before hours of training.
+        _tell(progress, 0, 1, "rehearsing export and pruning")
+        Pruner(copy.deepcopy(module), example, criterion="magnitude", schedule="one-shot", **pruning).prune(1.0)
+        _tell(progress, 1, 1, "rehearsing export and pruning")
     if recipe.dense:
         section = recipe.dense
         histories.append(
@@ -144,23 +150,14 @@ def _train_and_export(
                 **options(section, "dense", recipe.seed, "training the dense network"),
             )
         )
-    teacher = copy.deepcopy(module)
-    section = recipe.finetune
-    _tell(progress, 0, 1, "tracing the network")
-    pruner = Pruner(
-        module,
-        example,
-        budget=recipe.budget.limits,
-        criterion=_own(recipe.criterion),
-        schedule=recipe.schedule,
-        steps=recipe.steps,
-        keep=recipe.keep,
-        round_to=recipe.round_to,
-        input_names=(task.input_name,),
-        output_names=(task.output_name,),
-    )
-    _tell(progress, 1, 1, "tracing the network")
-    teaching = section.distillation
+    if not run.dense.exists():
+        _tell(progress, 0, 1, "exporting the dense network")
+        save(surgeon.tidy(deployed(module, example, **names)), run.dense)
+        _tell(progress, 1, 1, "exporting the dense network")
+
+    section, teaching = recipe.finetune, recipe.finetune.distillation
+    teacher = copy.deepcopy(module) if teaching else None
+    pruner = Pruner(module, example, criterion=_own(recipe.criterion), schedule=recipe.schedule, **pruning)
     histories.append(
         train(
             module,
@@ -171,27 +168,21 @@ def _train_and_export(
                 tolerance=recipe.tolerance,
             ),
             pruner=pruner,
-            teacher=teacher if teaching else None,
-            **({"distillation": Distillation(**teaching.model_dump())} if teaching else {}),
+            teacher=teacher,
+            distillation=Distillation(**teaching.model_dump()) if teaching else None,
             **options(section, "prune", recipe.seed + PRUNING_SEED, "pruning and fine-tuning"),
         )
     )
     history = _with_sign(join_histories(histories, pruner.widths()), sign)
     write_atomically(run.history, json.dumps(history, indent=2, allow_nan=False) + "\n")
 
-    _tell(progress, 0, 3, "exporting")
-    exported = pruner.export(run.pruned, dense=run.dense)
-    for model, path in ((exported.dense, run.dense), (exported.pruned, run.pruned)):
-        save(surgeon.tidy(model), path)
-    _tell(progress, 1, 3, "exporting")
-    given = {task.input_name: task.arrays("validation")[0][:64]}
-    proof = compare_outputs(
-        as_function(module, task.input_name), run.pruned, random_feeds(run.pruned, PROOF_BATCHES, recipe.seed, given)
-    )
-    require(proof)
-    _tell(progress, 2, 3, "exporting")
+    _tell(progress, 0, 2, "removing what was pruned")
+    result = surgeon.tidy(pruner.export().model)
+    _tell(progress, 1, 2, "removing what was pruned")
+    proof = require(pruner.prove(result))
+    save(result, run.pruned)
     write_atomically(run.equivalence, json.dumps(dataclasses.asdict(proof), indent=2) + "\n")
-    _tell(progress, 3, 3, "exporting")
+    _tell(progress, 2, 2, "removing what was pruned")
 
 
 def _measure(recipe: Recipe, task: TaskData, run: RunFolder, progress: Progress | None) -> None:
@@ -264,8 +255,14 @@ def _tell(progress: Progress | None, done: int, total: int, what: str) -> None:
 
 
 def _require_torch() -> None:
-    if importlib.util.find_spec("torch") is None:
-        raise RefusedError("Training needs PyTorch, which isn't installed: pip install 'onnxprune[train]'.")
+    try:
+        importlib.import_module("onnxprune.training.pruner")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("onnxprune"):
+            raise
+        raise RefusedError(
+            f"Training needs {error.name}, which isn't installed: pip install 'onnxprune[train]'."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -147,7 +147,16 @@ def print_bench(found: Any) -> None:
         print_lines(*(f"{name}: {sentence}" for name, sentence in comparison.failures.items()))
 
 
+class _Console(Console):
+    """Writes what it is given, and leaves a reader that has gone away to the caller."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(file=sys.stdout, highlight=False, emoji=False, markup=False, **options)
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def _console() -> Console:
-    plain = {"highlight": False, "emoji": False, "markup": False}
-    console = Console(file=sys.stdout, **plain)
-    return console if console.is_terminal else Console(file=sys.stdout, width=FILE_WIDTH, **plain)
+    console = _Console()
+    return console if console.is_terminal else _Console(width=FILE_WIDTH)

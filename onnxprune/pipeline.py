@@ -88,6 +88,7 @@ def shrink(path: StrPath, out: StrPath, *, verify: bool = True, progress: Progre
     """
     from onnxprune.deploy import surgeon
 
+    out = _output_file(out)
     tell = progress or _silent
     steps = 4 if verify else 3
     tell(0, steps, "shrinking")
@@ -96,7 +97,6 @@ def shrink(path: StrPath, out: StrPath, *, verify: bool = True, progress: Progre
     tell(1, steps, "shrinking")
     smaller = surgeon.tidy(smaller)
     tell(2, steps, "shrinking")
-    out = Path(out)
     equivalence = None
     with _beside(out) as scratch:
         save(smaller, scratch / out.name)
@@ -149,6 +149,7 @@ def validate(
 
     if max_drop is not None and data is None:
         raise DataError("A largest drop can't be checked without data. Give samples with --data, a .npz file.")
+    save_to = None if save is None else _output_file(save)
     found = validate_models(
         reference,
         candidate,
@@ -164,8 +165,8 @@ def validate(
         seed=seed,
         progress=progress,
     )
-    if save is not None:
-        found.save(save)
+    if save_to is not None:
+        found.save(save_to)
     return found
 
 
@@ -265,7 +266,7 @@ def report(source: StrPath, out: StrPath | None = None) -> Path:
     if run is None and out is None:
         raise InputError("Name the file to write with -o, for example -o report.html.")
     history = run.read_history() if run else None
-    out = Path(out) if out else run.report
+    out = _output_file(out or run.report)
     write_report(
         out,
         validation=Validation.load(run.validation if run else source),
@@ -317,6 +318,16 @@ def machine_notes() -> list[str]:
 
 def _silent(done: int, total: int, what: str) -> None:
     """Progress that nobody watches."""
+
+
+def _output_file(path: StrPath) -> Path:
+    """Refuse before the work what would replace something that isn't a file of the user's, such as /dev/null."""
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise OutputError(f"'{path}' is {'a folder' if path.is_dir() else 'a device'}. Give a file to write with -o.")
+    if not path.parent.is_dir():
+        raise OutputError(f"The folder '{path.parent}' isn't there. Make it first, or give another place with -o.")
+    return path
 
 
 @contextlib.contextmanager

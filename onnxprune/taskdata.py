@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.errors import DataError
+from onnxprune.errors import DataError, OnnxPruneError
 from onnxprune.runtime.data import Dataset, resolve, sample_hashes
 
 PARTS = ("train", "validation", "test")
@@ -42,7 +42,7 @@ def load_task(reference: str) -> TaskData:
     """
     found = resolve(reference)
     if callable(found):
-        found = found()
+        found = _call(found, reference)
     input_name = str(_member(found, "input_name", "input"))
     parts = {}
     for part in PARTS:
@@ -61,6 +61,20 @@ def load_task(reference: str) -> TaskData:
         output_name=str(_member(found, "output_name", "output")),
         augment=_member(found, "augment", None),
     )
+
+
+def _call(give: Callable[[], Any], reference: str) -> Any:
+    try:
+        return give()
+    except OnnxPruneError:
+        raise
+    except ModuleNotFoundError as error:
+        raise DataError(
+            f"The data '{reference}' need {error.name}, which isn't installed. Install it; the built-in data come with "
+            "pip install 'onnxprune[demo]'."
+        ) from error
+    except Exception as error:
+        raise DataError(f"'{reference}' fails to give the data: {type(error).__name__}: {error}.") from error
 
 
 def _member(found: Any, name: str, default: Any) -> Any:

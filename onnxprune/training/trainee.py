@@ -86,8 +86,3 @@ def run_module(module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
         raise DataError(
             f"The network can't take inputs {list(inputs.shape)} of type {inputs.dtype}: {error}. Make them fit."
         ) from error
-
-
-def as_function(module: nn.Module, input_name: str) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
-    """The module as a function of a feed {input name: array}, to be compared with an exported model."""
-    return lambda feed: run_module(module, torch.from_numpy(feed[input_name])).numpy()

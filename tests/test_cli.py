@@ -1,0 +1,399 @@
+"""The command line: one sentence on stderr and the right code for whatever is wrong; nothing half written."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper, parser
+
+from onnxprune import cli
+
+NET = """
+<ir_version: 10, opset_import: ["" : 18]>
+net (float[N, 3, 8, 8] image) => (float[N, 4] logits) {
+    hidden = Conv <pads = [1, 1, 1, 1]> (image, w1, b1)
+    active = Relu (hidden)
+    pooled = GlobalAveragePool (active)
+    flat = Flatten (pooled)
+    logits = Gemm <transB = 1> (flat, w2)
+}
+"""
+
+
+def write_net(path: Path, dead: int = 3) -> Path:
+    """8 channels of which the first `dead` have neither filter nor bias."""
+    generator = np.random.default_rng(0)
+    w1, b1 = generator.standard_normal((8, 3, 3, 3)), generator.standard_normal(8)
+    w1[:dead], b1[:dead] = 0, 0
+    model = parser.parse_model(NET)
+    for name, array in {"w1": w1, "b1": b1, "w2": generator.standard_normal((4, 8))}.items():
+        model.graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), name))
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Path:
+    return write_net(tmp_path / "net.onnx")
+
+
+class Answer:
+    """What a command printed and how it ended."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]):
+    def run(*arguments: object) -> Answer:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main([str(argument) for argument in arguments])
+        return Answer(end.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+def assert_one_sentence(answer: Answer, code: int, sentence: str) -> None:
+    assert answer.code == code, answer.err
+    assert answer.err.startswith("onnxprune: ")
+    assert answer.err.count("\n") == 1
+    assert sentence in answer.err
+    assert "Traceback" not in answer.err
+    assert "internal error" not in answer.err
+
+
+def not_onnx(folder: Path) -> Path:
+    (folder / "text.onnx").write_text("this is no model\n")
+    return folder / "text.onnx"
+
+
+def empty_graph(folder: Path) -> Path:
+    graph = onnx.helper.make_graph([], "empty", [], [])
+    onnx.save(onnx.helper.make_model(graph), folder / "empty.onnx")
+    return folder / "empty.onnx"
+
+
+# What is wrong: (the command in a folder that holds net.onnx, a file `file`, an empty package `empty`), code, sentence.
+BAD_INPUT = {
+    "inspect a missing file": (["inspect", "none.onnx"], 2, "'none.onnx' can't be read: No such file"),
+    "inspect a folder": (["inspect", "."], 2, "'.' can't be read: Is a directory"),
+    "inspect text": (["inspect", not_onnx], 2, "is not an ONNX file"),
+    "inspect an empty file": (["inspect", "file"], 2, "'file'"),
+    "inspect an empty graph": (["inspect", empty_graph], 2, "empty graph"),
+    "explain a tensor that isn't there": (["inspect", "net.onnx", "--explain", "nothing"], 2, "nothing"),
+    "shrink a missing file": (["shrink", "none.onnx", "-o", "s.onnx"], 2, "'none.onnx' can't be read"),
+    "shrink text": (["shrink", not_onnx, "-o", "s.onnx"], 2, "is not an ONNX file"),
+    "shrink an empty graph": (["shrink", empty_graph, "-o", "s.onnx"], 2, "empty graph"),
+    "shrink into nowhere": (["shrink", "net.onnx", "-o", "no/s.onnx"], 2, "The folder 'no' isn't there"),
+    "shrink into a folder below a file": (["shrink", "net.onnx", "-o", "file/s.onnx"], 2, "The folder 'file'"),
+    "shrink into a folder": (["shrink", "net.onnx", "-o", "empty"], 2, "'empty' is a folder"),
+    "shrink into a device": (["shrink", "net.onnx", "-o", "/dev/null"], 2, "'/dev/null' is a device"),
+    "validate a missing file": (["validate", "none.onnx", "net.onnx"], 2, "none.onnx"),
+    "validate text": (["validate", "net.onnx", not_onnx], 2, "is not an ONNX file"),
+    "validate on missing data": (["validate", "net.onnx", "net.onnx", "--data", "no.npz"], 2, "'no.npz' doesn't exist"),
+    "validate on an unknown object": (
+        ["validate", "net.onnx", "net.onnx", "--data", "no.mod:f"],
+        2,
+        "'no.mod:f' can't be",
+    ),
+    "a gate on accuracy without data": (["validate", "net.onnx", "net.onnx", "--max-drop", "0.1"], 2, "without data"),
+    "validate with an unknown metric": (["validate", "net.onnx", "net.onnx", "--metric", "top2"], 2, "top2"),
+    "bench one model": (["bench", "net.onnx"], 2, "give two models"),
+    "bench a missing file": (["bench", "net.onnx", "none.onnx"], 2, "'none.onnx' isn't a file"),
+    "package a missing file": (["package", "none.onnx", "-o", "p"], 2, "none.onnx"),
+    "package into a file": (["package", "net.onnx", "-o", "file"], 2, "'file' is a file"),
+    "package with a missing validation": (["package", "net.onnx", "-o", "p", "--validation", "v"], 2, "v"),
+    "verify a missing package": (["verify", "none"], 2, "none"),
+    "verify a folder that is none": (["verify", "empty"], 2, "empty"),
+    "report on nothing": (["report", "none", "-o", "r.html"], 2, "none"),
+    "report on a folder that is no run": (["report", "empty"], 2, "holds no validation.json"),
+    "report to nowhere in particular": (["report", "file"], 2, "with -o"),
+    "an unknown built-in recipe": (["recipe", "digit"], 2, "choose one of digits, digits-quick"),
+    "a recipe to print, unsaid which": (["recipe"], 2, "--list or --template"),
+    "two recipes to print": (["recipe", "--list", "--template"], 2, "Say what to print"),
+    "compress a missing recipe": (["compress", "none.yaml", "-o", "run"], 2, "'none.yaml' can't be read"),
+    "compress what is no recipe": (["compress", "net.onnx", "-o", "run"], 2, "net.onnx"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "code", "sentence"), BAD_INPUT.values(), ids=BAD_INPUT)
+def test_bad_input_ends_in_one_sentence(run, net, tmp_path, monkeypatch, arguments, code, sentence):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    Path("empty").mkdir()
+    arguments = [argument(tmp_path) if callable(argument) else argument for argument in arguments]
+    before = {path.name for path in tmp_path.iterdir()}
+    assert_one_sentence(run(*arguments), code, sentence)
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+# What is wrong with somebody's recipe or project: (the line that makes it so), code, sentence.
+BAD_RECIPES = {
+    "an unknown key": ("bugdet: 3", 2, "unknown key 'bugdet', did you mean 'budget'?"),
+    "no such module": ("module: tiny_nut:build", 2, "'tiny_nut:build' can't be imported"),
+    "no such function": ("module: tiny_net:built", 2, "'tiny_net' has no 'built'"),
+    "a function that fails": ("module: tiny_net:build_failing", 2, "fails to build the network: KeyError"),
+    "a function that returns nothing": ("module: tiny_net:build_nothing", 2, "gives a NoneType"),
+    "a module that the exporter refuses": ("module: tiny_net:build_unexportable", 2, "can't export TinyNet"),
+    "data that is none": ("data: tiny_net:not_a_task", 2, "without a pair (inputs, targets) named 'train'"),
+    "data without its test part": ("data: tiny_net:task_without_test", 2, "named 'test'"),
+    "data that fail": ("data: tiny_net:failing_task", 2, "fails to give the data: OSError: the archive is gone"),
+    "data without their package": ("data: tiny_net:task_without_its_package", 2, "onnxprune[demo]"),
+    "a sample in two parts": ("data: tiny_net:leaky_task", 2, "share 1 of 128 test samples"),
+    "no such metric": ("metric: tiny_net:brightnes", 2, "has no 'brightnes'"),
+    "a budget below the smallest network": ("budget: {macs: 0.001}", 3, "the smallest legal network has"),
+    "a device that isn't there": ("device: cuda", 3, "The recipe trains on cuda"),
+}
+
+
+@pytest.mark.parametrize(("line", "code", "sentence"), BAD_RECIPES.values(), ids=BAD_RECIPES)
+def test_a_bad_recipe_ends_in_one_sentence_before_anything_is_trained(
+    run, tiny_project, tmp_path, line, code, sentence
+):
+    if "device" in line and __import__("torch").cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    key = line.split(":")[0]
+    lines = [old for old in (tiny_project / "recipe.yaml").read_text().splitlines() if not old.startswith(f"{key}:")]
+    (tiny_project / "recipe.yaml").write_text("\n".join([*lines, line]) + "\n")
+    answer = run("compress", tiny_project / "recipe.yaml", "-o", tmp_path / "run")
+    assert_one_sentence(answer, code, sentence)
+    assert not list((tmp_path / "run").glob("stages/*"))
+
+
+RUN_FOLDERS = {
+    "a file": (lambda run: run.write_text("mine"), "is a file"),
+    "below a file": (lambda run: run.parent.joinpath("run").write_text("mine"), "is a file"),
+    "somebody's folder": (lambda run: (run.mkdir(), (run / "thesis.txt").write_text("mine")), "aren't a run"),
+    "somebody's recipes": (lambda run: (run.mkdir(), (run / "recipe.yaml").write_text("mine")), "aren't a run"),
+}
+
+
+@pytest.mark.parametrize(("prepare", "sentence"), RUN_FOLDERS.values(), ids=RUN_FOLDERS)
+def test_a_run_folder_that_cant_be_is_refused_and_left_alone(run, tiny_project, tmp_path, prepare, sentence):
+    folder = tmp_path / "run"
+    prepare(folder)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert_one_sentence(run("compress", tiny_project / "recipe.yaml", "-o", folder), 2, sentence)
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and "pycache" not in str(path)}
+    assert after == before
+
+
+@pytest.mark.parametrize("where", ["file/run", "/proc/onnxprune/run"])
+def test_a_run_folder_that_cant_be_made(run, tiny_project, tmp_path, monkeypatch, where):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    assert_one_sentence(run("compress", tiny_project / "recipe.yaml", "-o", where), 2, "can't be used")
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+FULL_DISK = {
+    "shrink": (["shrink", "net.onnx", "-o", "small.onnx"], "small.onnx"),
+    "package": (["package", "net.onnx", "-o", "package"], "package"),
+    "validate": (["validate", "net.onnx", "net.onnx", "--seconds", "0.1", "--save", "v.json"], "v.json"),
+    "compress": (["compress", "project/recipe.yaml", "-o", "run"], "run"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "what"), FULL_DISK.values(), ids=FULL_DISK)
+def test_a_full_disk_leaves_nothing_half_written(run, net, tiny_project, tmp_path, monkeypatch, arguments, what):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "fsync", full_disk)
+    before = {path.name for path in tmp_path.iterdir()}
+    assert_one_sentence(run(*arguments), 2, "No space left on device")
+    there = {path.name for path in tmp_path.iterdir()} - before
+    assert there <= {"run"}  # the folder of a run, which holds no file yet
+    assert not [path for path in tmp_path.glob("run/**/*") if path.is_file()]
+
+
+USAGE = {
+    "no verb": ([], "Usage: "),
+    "an unknown verb": (["shrnk", "net.onnx"], "shrink"),
+    "an unknown option": (["inspect", "net.onnx", "--jsn"], "--json"),
+    "a missing argument": (["inspect"], "MODEL.onnx"),
+    "a missing output": (["shrink", "net.onnx"], "--out"),
+    "a batch of nothing": (["bench", "a.onnx", "b.onnx", "--batch", "0"], "--batch"),
+    "an unknown provider": (["bench", "a.onnx", "b.onnx", "--provider", "tpu"], "--provider"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "mentioned"), USAGE.values(), ids=USAGE)
+def test_usage_errors_name_what_is_wrong(run, arguments, mentioned):
+    answer = run(*arguments)
+    assert answer.code == 2
+    assert mentioned in answer.err + answer.out
+    assert "Traceback" not in answer.err
+
+
+VERBS = {"demo", "compress", "recipe", "inspect", "shrink", "validate", "bench", "package", "verify", "report"}
+
+
+def test_help_lists_every_verb_and_each_has_its_own(run):
+    answer = run("--help")
+    assert answer.code == 0
+    for verb in VERBS:
+        assert f"\n  {verb}" in answer.out
+        assert f"Usage: onnxprune {verb}" in run(verb, "--help").out
+
+
+def test_debug_shows_the_traceback(net, tmp_path):
+    with pytest.raises(Exception, match=r"none\.onnx"):
+        cli.main(["inspect", str(tmp_path / "none.onnx"), "--debug"])
+
+
+def test_a_bug_is_said_in_one_sentence_too(run, net, monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        raise TypeError("two\nlines")
+
+    monkeypatch.setattr("onnxprune.pipeline.inspect", broken)
+    answer = run("inspect", net)
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert "internal error, TypeError: two lines" in answer.err
+
+
+def test_inspect_counts_what_is_there(run, net):
+    answer = run("inspect", net, "--json")
+    found = json.loads(answer.out)
+    assert (answer.code, found["cost"]["params"]) == (0, 8 * 27 + 8 + 32)
+    assert found["kinds"] == [{"kind": "channel", "exactness": "exact", "units": 8, "weights": 8 * (27 + 1 + 4)}]
+    assert found["inputs"] == {"image": "float[N,3,8,8]"}
+    assert "8" in run("inspect", net, "--explain", "w1").out
+
+
+def test_shrink_removes_the_dead_channels_and_proves_it(run, net, tmp_path):
+    answer = run("shrink", net, "-o", tmp_path / "small.onnx", "--json")
+    done = json.loads(answer.out)
+    assert answer.code == 0
+    assert onnx.load(tmp_path / "small.onnx").graph.initializer[0].dims[0] in (4, 5)
+    assert done["after"]["params"] == 5 * 27 + 5 + 20
+    assert done["equivalence"]["passed"]
+    assert "not proved" in run("shrink", net, "-o", tmp_path / "small.onnx", "--no-verify").out
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_gates_make_the_exit_code(run, net, tmp_path):
+    """A copy is no twice as fast, and no worse: failed, and passed."""
+    copy = tmp_path / "copy.onnx"
+    copy.write_bytes(net.read_bytes())
+    generator = np.random.default_rng(0)
+    samples = {"image": generator.random((400, 3, 8, 8), dtype=np.float32), "targets": generator.integers(0, 4, 400)}
+    np.savez(tmp_path / "data.npz", **samples)
+    common = ["validate", net, copy, "--seconds", "0.2", "--provider", "cpu"]
+    failed = run(*common, "--min-speedup", "2", "--save", tmp_path / "v.json")
+    assert failed.code == 1
+    assert "verdict: failed" in failed.out
+    assert json.loads((tmp_path / "v.json").read_text())["exit_code"] == 1
+    passed = run(*common, "--data", tmp_path / "data.npz", "--max-drop", "0.01", "--json")
+    assert passed.code == 0
+    assert json.loads(passed.out)["accuracy"][0]["difference"] == 0
+
+
+def test_a_provider_that_isnt_there_counts_only_when_it_is_named(run, net):
+    if json.loads(run("validate", net, net, "--seconds", "0.1", "--json").out)["environment"]["cuda_devices"]:
+        pytest.skip("this machine has a CUDA device")
+    assert run("validate", net, net, "--seconds", "0.1").code == 0
+    named = run("validate", net, net, "--seconds", "0.1", "--provider", "cpu", "--provider", "cuda")
+    assert named.code == 3
+    assert "refused" in named.out
+    assert run("bench", net, net, "--seconds", "0.1", "--provider", "cuda").code == 3
+
+
+def test_package_and_verify(run, net, tmp_path):
+    package = tmp_path / "package"
+    assert run("package", net, "-o", package).code == 0
+    assert json.loads(run("verify", package, "--json").out)["passed"]
+    (package / "run.py").write_text("print('mine')\n")
+    answer = run("verify", package)
+    assert answer.code == 1
+    assert "run.py" in answer.out
+
+
+def test_recipes_are_printed_as_they_are(run):
+    assert run("recipe", "--list").out.split() == ["digits", "digits-quick"]
+    assert "module: my_project.net:build" in run("recipe", "--template").out
+    assert "name: digits\n" in run("recipe", "digits").out
+
+
+def start(*arguments: object, **options: object) -> subprocess.Popen:
+    command = [sys.executable, "-m", "onnxprune", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_ctrl_c_keeps_what_was_finished(run, tiny_project, tmp_path):
+    folder = tmp_path / "run"
+    slow = {**os.environ, "TINY_SECONDS_A_BATCH": "0.5"}
+    process = start("compress", tiny_project / "recipe.yaml", "-o", folder, env=slow)
+    try:
+        for _ in range(1200):
+            if (folder / "stages" / "dense.pt").exists() or process.poll() is not None:
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert_one_sentence(Answer(process.returncode, out, err), 130, "interrupted")
+    assert "--resume" in err
+    assert sorted(path.name for path in folder.rglob("*")) == ["dense.pt", "recipe.yaml", "stages"]
+    assert_one_sentence(run("compress", tiny_project / "recipe.yaml", "-o", folder), 2, "--resume")
+
+
+def test_a_reader_that_goes_away_is_no_error(net):
+    process = start("inspect", net)
+    process.stdout.close()
+    err = process.stderr.read()
+    assert (process.wait(timeout=60), err) == (0, "")
+    process.stderr.close()
+
+
+NO_TORCH = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "onnxscript"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["inspect", "net.onnx"],
+        ["shrink", "net.onnx", "-o", "small.onnx"],
+        ["validate", "net.onnx", "net.onnx", "--seconds", "0.1"],
+        ["bench", "net.onnx", "net.onnx", "--seconds", "0.1"],
+        ["verify", "package"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_an_edge_box_does_without_torch(run, net, tmp_path, arguments):
+    run("package", net, "-o", tmp_path / "package")
+    (tmp_path / "sitecustomize.py").write_text(NO_TORCH)  # holds for child processes too
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    process = start(*arguments, cwd=tmp_path, env=environment)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode in (0, 4), err  # so short a measurement may settle nothing
+    assert err == ""
+    assert out
+
+
+def test_training_without_torch_is_refused_with_the_remedy(tiny_project, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(NO_TORCH)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    process = start("compress", tiny_project / "recipe.yaml", "-o", tmp_path / "run", env=environment)
+    out, err = process.communicate(timeout=120)
+    assert_one_sentence(Answer(process.returncode, out, err), 3, "pip install 'onnxprune[train]'")
+    assert not (tmp_path / "run").exists()

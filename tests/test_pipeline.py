@@ -1,0 +1,209 @@
+"""The whole road on a tiny network: what a run leaves, what a resumed one keeps, what the gates say."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxprune
+from onnxprune import pipeline
+from onnxprune import recipe as recipes
+from onnxprune.errors import DataError, InputError, NotEquivalentError, OutputError, RecipeError
+from onnxprune.runtime.results import Validation
+from onnxprune.runtime.session import open_session, run_session
+
+FILES = {
+    *("recipe.yaml", "history.json", "dense.onnx", "pruned.onnx", "validation.json", "report.html"),
+    *("package", "stages"),
+}
+
+
+@pytest.fixture(scope="module")
+def finished(shared_tiny_project: Path) -> Path:
+    """A project with a finished run in `run`; nobody may change it."""
+    run = pipeline.compress(shared_tiny_project / "recipe.yaml", shared_tiny_project / "run")
+    assert run.exit_code == 0, run.validation
+    return shared_tiny_project
+
+
+def times(run: Path) -> dict[str, int]:
+    return {str(path.relative_to(run)): path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    run = finished / "run"
+    assert {path.name for path in run.iterdir()} == FILES
+    assert recipes.load(run / "recipe.yaml") == recipes.load(finished / "recipe.yaml")
+    history = json.loads((run / "history.json").read_text())
+    assert [epoch["epoch"] for epoch in history["epochs"]] == list(range(9))
+    assert {epoch["phase"] for epoch in history["epochs"]} == {"dense", "prune", "finetune"}
+    assert {width["before"] for width in history["widths"]} == {16}
+    assert any(width["after"] < 16 for width in history["widths"])
+    assert "<html" in (run / "report.html").read_text()
+    assert pipeline.verify(run / "package").passed
+    assert (run / "package" / "model.onnx").read_bytes() == (run / "pruned.onnx").read_bytes()
+
+
+def test_the_result_is_smaller_keeps_its_ends_and_is_proved(finished):
+    run = finished / "run"
+    validation = Validation.load(run / "validation.json")
+    assert validation.candidate.macs <= 0.6 * validation.reference.macs
+    assert validation.equivalence.passed and validation.equivalence.comparisons > 0
+    assert {gate.name for gate in validation.gates} == {"equivalence", "top1, cpu", "budget, macs"}
+    for name in ("dense.onnx", "pruned.onnx"):
+        model = onnx.load(run / name)
+        (given,), (result,) = model.graph.input, model.graph.output
+        assert (given.name, result.name) == ("input", "output")
+        assert given.type.tensor_type.shape.dim[0].dim_param
+        output = run_session(open_session(run / name), {"input": np.zeros((5, 1, 8, 8), np.float32)})["output"]
+        assert output.shape == (5, 4)
+
+
+def test_the_test_data_are_those_that_are_judged(finished):
+    (row,) = Validation.load(finished / "run" / "validation.json").accuracy
+    assert row.samples == 128
+    assert row.reference > 0.9  # four quarters by chance: 0.25
+
+
+def test_a_finished_run_is_shown_again_and_nothing_is_repeated(finished):
+    before = times(finished / "run")
+    run = pipeline.compress(finished / "recipe.yaml", finished / "run", resume=True)
+    assert run.validation == Validation.load(finished / "run" / "validation.json")
+    assert times(finished / "run") == before
+
+
+def test_a_run_of_another_recipe_is_refused(finished):
+    with pytest.raises(RecipeError, match="holds a run of another recipe \\(seed: 0 there, 7 here\\)"):
+        pipeline.compress(finished / "recipe.yaml", finished / "run", resume=True, seed=7)
+
+
+STAGES = {
+    "the report": ["report.html"],
+    "the package": ["report.html", "package"],
+    "measuring": ["report.html", "package", "validation.json"],
+    "the export": ["report.html", "package", "validation.json", "stages/equivalence.json", "pruned.onnx"],
+}
+
+
+@pytest.mark.parametrize("lost", STAGES.values(), ids=STAGES)
+def test_a_run_goes_on_where_it_was_interrupted(finished, tmp_path, lost):
+    run = tmp_path / "run"
+    shutil.copytree(finished / "run", run)
+    for name in lost:
+        shutil.rmtree(run / name) if (run / name).is_dir() else (run / name).unlink()
+    before = times(run)
+    pipeline.compress(finished / "recipe.yaml", run, resume=True)
+    after = times(run)
+    assert {path.name for path in run.iterdir()} == FILES
+    kept = set(before) - {"history.json", "stages/dense.pt", "stages/prune.pt"}
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert (run / "pruned.onnx").read_bytes() == (finished / "run" / "pruned.onnx").read_bytes()
+
+
+class Interrupted(BaseException):
+    """What Ctrl-C is, for a test."""
+
+
+@pytest.mark.parametrize("what", ["training the dense network", "pruning and fine-tuning"])
+def test_an_interrupted_training_ends_where_it_would_have_ended(finished, tmp_path, what):
+    def interrupt(done: int, total: int, now: str) -> None:
+        if now == what and done > total // 2:
+            raise Interrupted
+
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        pipeline.compress(finished / "recipe.yaml", run, progress=interrupt)
+    assert not (run / "pruned.onnx").exists()
+    pipeline.compress(finished / "recipe.yaml", run, resume=True)
+    assert (run / "dense.onnx").read_bytes() == (finished / "run" / "dense.onnx").read_bytes()
+    assert (run / "pruned.onnx").read_bytes() == (finished / "run" / "pruned.onnx").read_bytes()
+
+
+def test_a_guard_that_stops_pruning_misses_the_budget(tiny_project):
+    """No step may cost anything: the dense network comes out, and the gate says so."""
+    run = pipeline.compress(
+        tiny_project / "recipe.yaml",
+        tiny_project / "run",
+        guard=0.0,
+        finetune={"epochs": 2, "batch": 256, "learning_rate": 1e-9, "distillation": None},
+    )
+    (gate,) = [gate for gate in run.validation.gates if gate.name == "budget, macs"]
+    assert (gate.verdict, run.exit_code) == ("failed", 1)
+    assert "guard" in gate.reason
+
+
+def test_a_trained_network_a_metric_of_ones_own_and_less_is_better(tiny_project, monkeypatch):
+    """`dense: null` prunes what `module` gives; error_rate is told as it is, not as it is maximised."""
+    run = pipeline.compress(
+        tiny_project / "recipe.yaml",
+        tiny_project / "run",
+        dense=None,
+        metric="error_rate",
+        gates={},
+        budget={"params": 0.9},
+    )
+    history = json.loads((run.path / "history.json").read_text())
+    assert {epoch["phase"] for epoch in history["epochs"]} <= {"prune", "finetune"}
+    assert all(0 <= epoch["validation_metric"] <= 1 for epoch in history["epochs"])
+
+
+def test_both_backends_remove_the_same(finished):
+    model = onnxprune.load(finished / "run" / "dense.onnx")
+    channels = onnxprune.trace(model)
+    units = [unit for unit in channels.units if unit.index % 3 == 0]
+    feed = {"input": np.random.default_rng(1).standard_normal((3, 1, 8, 8)).astype(np.float32)}
+    outputs = []
+    for backend in ("onnx-ir", "graphsurgeon"):
+        smaller = onnxprune.remove(model, channels, units, backend=backend)
+        outputs.append(run_session(open_session(onnxprune.graph.model.to_bytes(smaller)), feed)["output"])
+    np.testing.assert_allclose(*outputs, rtol=1e-5, atol=1e-5)
+    with pytest.raises(InputError, match="choose onnx-ir or graphsurgeon"):
+        onnxprune.remove(model, channels, units, backend="torch")
+
+
+def test_nothing_is_written_without_a_proof(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "shrink_graph", spoil(pipeline.shrink_graph))
+    with pytest.raises(NotEquivalentError, match="differ by"):
+        pipeline.shrink(finished / "run" / "dense.onnx", tmp_path / "small.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def spoil(shrink):
+    """A shrink with a bug: it hands back another network."""
+
+    def spoiled(model):
+        smaller, report = shrink(model)
+        proto = onnxprune.graph.model.to_proto(smaller)
+        for tensor in proto.graph.initializer:
+            if len(tensor.dims) > 1:
+                array = onnx.numpy_helper.to_array(tensor) * 1.5
+                tensor.CopyFrom(onnx.numpy_helper.from_array(array.astype(np.float32), tensor.name))
+        return onnxprune.load(proto), report
+
+    return spoiled
+
+
+def test_a_report_of_a_run_and_of_a_validation(finished, tmp_path):
+    run = finished / "run"
+    assert pipeline.report(run, tmp_path / "run.html").read_text().count("<svg") > 0
+    alone = pipeline.report(run / "validation.json", tmp_path / "alone.html").read_text()
+    assert "pruned.onnx" in alone
+    with pytest.raises(OutputError, match="is a folder"):
+        pipeline.report(run, tmp_path)
+
+
+def test_a_drop_without_data_is_no_gate(finished):
+    dense = finished / "run" / "dense.onnx"
+    with pytest.raises(DataError, match="without data"):
+        pipeline.validate(dense, dense, max_drop=0.01)
+
+
+def test_bench_names_files_of_one_name_apart(finished, tmp_path):
+    (tmp_path / "dense.onnx").write_bytes((finished / "run" / "dense.onnx").read_bytes())
+    found = pipeline.bench([finished / "run" / "dense.onnx", tmp_path / "dense.onnx"], seconds=0.1)
+    (comparison,) = found.comparisons
+    assert len({arm.name for arm in comparison.arms}) == 2
+    assert found.as_dict()["comparisons"][0]["provider"] == "cpu"
