@@ -59,7 +59,11 @@ class Arm:
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
-    """Time of the model `name` over the reference's, with its 95% interval."""
+    """Time of the model `name` over the reference's, with its 95% interval.
+
+    Taken round by round from lower quartiles (see `statistics.log_ratio_interval`), so it needn't be the ratio of the
+    arms' medians to the last digit.
+    """
 
     name: str
     ratio: float

@@ -90,18 +90,19 @@ def log_ratio_interval(
     """(ratio, low, high) of new over reference time by a hierarchical bootstrap of the log ratio.
 
     rounds: for each round, in which both arms had a session of their own, the times of the reference and of the new
-    model. A round counts by the log ratio of its medians (what disturbs the machine disturbs both arms of a round);
-    rounds are drawn again, and within each drawn round its times. The estimate is the mean over rounds without the
-    lowest and the highest fifth.
+    model. A round counts by the log ratio of its lower quartiles (what disturbs the machine disturbs both arms of a
+    round, and only ever adds time); rounds are drawn again, and within each drawn round its times. The estimate is the
+    mean over rounds without the lowest and the highest fifth. On 2 cores at a load of 4 to 6 and over 31 measurements
+    of 14 s, quartiles gave half-widths of 0.6% in the median and 2.4% at most, medians 0.9% and 49%.
     """
     if len(rounds) < 2:
         raise ValueError("one round has no spread: measure at least two")
     generator = np.random.default_rng(seed)
-    observed = np.array([math.log(np.median(new) / np.median(reference)) for reference, new in rounds])
+    observed = np.array([math.log(_quartile(new) / _quartile(reference)) for reference, new in rounds])
     # Within a round: replicates of its log ratio, drawn once and picked from below.
     replicates = np.stack(
         [
-            np.log(_resampled_medians(new, generator) / _resampled_medians(reference, generator))
+            np.log(_resampled_quartiles(new, generator) / _resampled_quartiles(reference, generator))
             for reference, new in rounds
         ]
     )
@@ -111,8 +112,13 @@ def log_ratio_interval(
     return math.exp(float(_trimmed_mean(observed[None])[0])), math.exp(low), math.exp(high)
 
 
-def _resampled_medians(times: np.ndarray, generator: np.random.Generator, resamples: int = 100) -> np.ndarray:
-    return np.median(times[generator.integers(0, len(times), (resamples, len(times)))], axis=1)
+def _resampled_quartiles(times: np.ndarray, generator: np.random.Generator, resamples: int = 100) -> np.ndarray:
+    return _quartile(times[generator.integers(0, len(times), (resamples, len(times)))])
+
+
+def _quartile(times: np.ndarray) -> np.ndarray:
+    """Lower quartile along the last axis."""
+    return np.quantile(times, 0.25, axis=-1)
 
 
 def _trimmed_mean(values: np.ndarray, share: float = 0.2) -> np.ndarray:

@@ -139,6 +139,16 @@ def test_log_ratio_forgives_a_disturbed_round():
     assert high < 1.02
 
 
+def test_runs_that_were_preempted_do_not_count():
+    """In each round another arm loses a third of its runs to other processes, which triples their time."""
+    generator = np.random.default_rng(3)
+    rounds = simulated_rounds(generator, 1.0)
+    for k, arms in enumerate(rounds):
+        arms[k % 2][generator.random(len(arms[0])) < 1 / 3] *= 3
+    ratio, low, high = log_ratio_interval(rounds)
+    assert 0.98 < low < ratio < high < 1.02
+
+
 def test_one_round_has_no_interval():
     with pytest.raises(ValueError, match="at least two"):
         log_ratio_interval([(np.ones(3), np.ones(3))])
