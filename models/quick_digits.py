@@ -13,7 +13,7 @@ from onnxprune_models.task import Task, random_affine, split_by_class
 class QuickDigits(nn.Module):
     """A stem and a residual block at 8x8, a strided convolution to 4x4, a linear head."""
 
-    def __init__(self, width: int = 48, deep_width: int = 64) -> None:
+    def __init__(self, width: int = 64, deep_width: int = 96) -> None:
         super().__init__()
         self.stem = _conv_norm(1, width)
         self.conv1 = _conv_norm(width, width)
