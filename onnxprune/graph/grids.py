@@ -16,9 +16,10 @@ from onnxprune.graph.labels import Facet, compress, spans
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """`channels[row, place]`."""
+    """`channels[row, place]`. `linked` rows go only together with something else: a conv group with its other side."""
 
     channels: np.ndarray
+    linked: bool = False
 
     def counts(self, deleted: np.ndarray) -> np.ndarray:
         """How many places of each row `deleted[channel]` takes."""
@@ -39,18 +40,19 @@ def collect(facets: Iterable[Facet], rows: Iterable[np.ndarray], channel: np.nda
         named = compress(channel[facet])
         axes = spans(named)
         if len(axes) == 2:
-            _add(seen, named.reshape(named.shape[axes[0]], named.shape[axes[1]]))
+            _add(seen, named.reshape(named.shape[axes[0]], named.shape[axes[1]]), linked=False)
         elif len(axes) > 2:
             complicated.append(named.ravel())
     for members in rows:
-        _add(seen, channel[members])
+        _add(seen, channel[members], linked=True)
     return list(seen.values()), np.unique(np.concatenate(complicated)) if complicated else np.empty(0, np.int64)
 
 
-def _add(seen: dict[bytes, Grid], channels: np.ndarray) -> None:
+def _add(seen: dict[bytes, Grid], channels: np.ndarray, linked: bool) -> None:
     channels = np.unique(channels, axis=0) if len(channels) > 1 and channels.shape[1] > 1 else channels
     key = channels.tobytes() + repr(channels.shape).encode()
-    seen.setdefault(key, Grid(np.ascontiguousarray(channels)))
+    linked = linked or (key in seen and seen[key].linked)
+    seen[key] = Grid(np.ascontiguousarray(channels), linked)
 
 
 def bundle(grids: Sequence[Grid], count: int, order: np.ndarray) -> tuple[list[np.ndarray], dict[int, str]]:
@@ -80,10 +82,11 @@ def bundle(grids: Sequence[Grid], count: int, order: np.ndarray) -> tuple[list[n
             continue
         ranked = [sorted(cell, key=lambda c: (order[c], c)) for _, cell in sorted(cells.items())]
         columns = [np.array(column, np.int64) for column in zip(*ranked, strict=True)]
-        if len(columns) == 1 and len(signature) > 2:
-            refused.update(dict.fromkeys(members, "more than two grids cross here"))
-            continue
-        bundles += _lines(cells) if len(columns) == 1 and len(signature) == 2 else columns
+        if len(columns) == 1 and len(signature) > 1:
+            columns = _lines(signature, cells, grids)
+        if not columns:
+            refused.update(dict.fromkeys(members, "grids cross here"))
+        bundles += columns
     return bundles, refused
 
 
@@ -101,14 +104,22 @@ def _loose(grid: Grid, count: int):
         yield int(names[start]), int(row_of[start]) if single else None
 
 
-def _lines(cells: Mapping[tuple[int, ...], list[int]]) -> list[np.ndarray]:
-    """Where two grids cross, one channel at each crossing (a transposed grid): the whole rows of either are legal."""
-    found = []
-    for position in range(2):
+def _lines(
+    signature: tuple[int, ...], cells: Mapping[tuple[int, ...], list[int]], grids: Sequence[Grid]
+) -> list[np.ndarray]:
+    """Where two grids cross, one channel at each crossing (a transposed grid): the whole rows of either are legal.
+
+    Linked rows are left to the units that delete the other side too.
+    """
+    found: list[np.ndarray] = []
+    if len(signature) != 2:
+        return found
+    for position, number in enumerate(signature):
         rows = defaultdict(list)
         for key, cell in sorted(cells.items()):
             rows[key[position]] += cell
-        found += [np.array(row, np.int64) for row in rows.values()]
+        if not grids[number].linked:
+            found += [np.array(row, np.int64) for row in rows.values()]
     return found
 
 

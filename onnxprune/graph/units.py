@@ -87,23 +87,20 @@ class Channels:
         pinned = np.zeros(self.count, bool)
         pinned[list(self.pin_reasons)] = True
         bundles, refused = grids.bundle(self._grids[0], self.count, self._order)
-        for name, reason in refused.items():
-            self.pin_reasons.setdefault(name, reason)
         loose = {int(c) for members in bundles for c in members} | set(refused)
         names = {int(c) for labels, _ in self.trace.ledger.rows for c in self.channel[labels]}
         plain = [np.array([c]) for c in range(self.count) if not pinned[c] and c not in loose and c not in names]
         legal = plain + [b for b in bundles if not pinned[b].any() and not self._empties(b)]
         legal.sort(key=lambda members: int(members.min()))
-        for members in bundles:
-            if not pinned[members].any() and self._empties(members):
-                for c in members:
-                    self.pin_reasons.setdefault(int(c), "nothing else is left in its row")
         found = []
         for members in legal + self._row_units(pinned, set(refused)):
             size = self._size(members)
             if size:
                 kind, where = self._describe(members)
                 found.append(Unit(len(found), kind, size, "exact", where, tuple(int(c) for c in members)))
+        covered = {c for unit in found for c in unit.channels}
+        for name in (set(refused) | {int(c) for members in bundles for c in members}) - covered:
+            self.pin_reasons.setdefault(name, refused.get(name, "nothing else is left in its row"))
         return tuple(found)
 
     def _row_units(self, pinned: np.ndarray, refused: set[int]) -> list[np.ndarray]:

@@ -82,6 +82,8 @@ class Oracle:
     run = staticmethod(run)
     feeds_for = staticmethod(feeds_for)
     error_over_range = staticmethod(error_over_range)
+    legal = staticmethod(lambda channels, rng, share: legal(channels, rng, share))
+    parameters = staticmethod(lambda model: parameters(model))
 
     def check(self, source, *, trials: int = 4, share: float = 0.35, size: int = 8, seed: int = 0) -> Channels:
         """Delete units at random, at batch 3 and at another dynamic size; fail unless `mask` and `remove` agree.
