@@ -12,7 +12,10 @@ from onnxprune.graph.units import trace
 from tests.strategies import Network, networks
 
 IMAGE = {"x": "N,3,8,8"}
-LIGHT = settings(max_examples=int(os.environ.get("ONNXPRUNE_EXAMPLES", "60")), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+EXAMPLES = int(os.environ.get("ONNXPRUNE_EXAMPLES", "60"))
+LIGHT = settings(
+    max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 def build(oracle, net: Network):
