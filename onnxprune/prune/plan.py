@@ -76,7 +76,7 @@ class _Group:
 class Planner:
     """Plans for one network; what doesn't change between plans is computed once.
 
-    `keep` are patterns over weight names: units that delete weights of a matching name stay.
+    `keep` are patterns over weight names, or parts of them: units that delete anything of a matching weight stay.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Planner:
             for facet in facets:
                 named = np.unique(channels.channel[facet])
                 signature[named] ^= rng.integers(0, 2**63, dtype=np.uint64)
-                kept[named] |= any(fnmatch(name, pattern) for pattern in self.keep)
+                kept[named] |= any(fnmatch(name, f"*{pattern}*") for pattern in self.keep)
         taken = np.zeros(channels.count, bool)
         found: dict[tuple, list[int]] = defaultdict(list)
         for unit in channels.units:

@@ -100,8 +100,12 @@ def test_an_unreachable_budget_says_the_best_that_can_be():
 
 def test_kept_weights_stay_whole():
     _, channels, saliency = build("residual")
-    plan = Planner(channels, keep=["w1"], round_to=1).plan(saliency, {"macs": 1.0})
-    assert Planner(channels, keep=["w1"]).groups == () and plan.units == ()
+    for pattern in ("w2", "2", "w[12]"):
+        planner = Planner(channels, keep=[pattern], round_to=1)
+        assert planner.groups == () and planner.plan(saliency, {"macs": 1.0}).units == ()
+    # w9 reads the stream only: the branch inside may shrink
+    plan = Planner(channels, keep=["w9"], round_to=1).plan(saliency, {"macs": 0.7})
+    assert {channels.units[u].where.split("[")[0] for u in plan.units} == {"w1"}
 
 
 def test_absolute_budgets_become_fractions():
