@@ -154,7 +154,7 @@ def train(
     seed: int = 0,
     on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> History:
-    """Train `module` in place, prune it on the way if there is a pruner, and leave its best point in it.
+    """Train `module` in place, prune it on the way if there is a pruner, and leave its best point in it, in evaluation mode.
 
     `batches(epoch)` gives an epoch's (inputs, targets); `evaluate(module)` the validation metric (more is better), or
     the metric and the validation loss. Batches are moved to the module's device. Python's, NumPy's and torch's global

@@ -14,6 +14,7 @@ from onnxprune.errors import DataError, GateError, OutputError, RecipeError
 from onnxprune.training.distill import Distillation
 from onnxprune.training.finetune import TrainingSettings, train
 from onnxprune.training.history import join_histories
+from onnxprune.training.pruner import Pruner
 
 HIDDEN = 16
 
@@ -427,6 +428,62 @@ def test_a_checkpoint_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file"):
         run(checkpoint=tmp_path / "file" / "run.pt")
+
+
+class TinyConvNet(nn.Module):
+    """Points on a 4x4 board through a residual convolution, so that the pruner has tied channels to deal with."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+        self.block = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8))
+        self.head = nn.Linear(8 * 16, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head(torch.relu(self.block(x) + x).flatten(1))
+
+
+def boards(n, seed):
+    x, y = sample(n, seed)
+    return x[:, None, :, None].expand(n, 1, 4, 4).contiguous(), y
+
+
+def test_the_real_pruner_resumes_to_the_same_network(tmp_path):
+    """Interrupted between two pruning steps, with saliency half gathered and one step pending."""
+    x, y = boards(96, 1)
+    images, labels = boards(60, 2)
+    settings = TrainingSettings(epochs=5, learning_rate=0.02, prune_steps=2, prune_end=0.6, guard=1.0)
+
+    def evaluate(module):
+        return (module(images).argmax(1) == labels).double().mean().item()
+
+    def until(last):
+        def shuffled(epoch):
+            if epoch > last:
+                raise KeyboardInterrupt
+            order = torch.randperm(len(x))
+            return ((x[part], y[part]) for part in order.split(32))
+
+        return shuffled
+
+    def go(last, seed, **others):
+        torch.manual_seed(seed)
+        module = TinyConvNet()
+        names = {"input_names": ("image",), "output_names": ("logits",)}
+        pruner = Pruner(module, (x[:2],), budget={"macs": 0.5}, round_to=1, **names)
+        arguments = {"settings": settings, "evaluate": evaluate, "pruner": pruner, **others}
+        return pruner, train(module, until(last), **arguments)
+
+    whole, history = go(99, seed=0)
+    with pytest.raises(KeyboardInterrupt):
+        go(1, seed=0, checkpoint=tmp_path / "run.pt")
+    resumed, told = go(99, seed=5, checkpoint=tmp_path / "run.pt", resume=True)
+    assert [s.decision for s in history.steps] == ["kept", "kept"]
+    assert whole.cost["macs"] <= 0.5
+    assert without_seconds(told) == without_seconds(history)
+    assert_same_state(state_of(resumed.module), state_of(whole.module))
+    assert resumed.widths() == whole.widths()
 
 
 # --- trouble ----------------------------------------------------------------------------------------------------------
