@@ -80,7 +80,16 @@ def print_lines(*lines: str) -> None:
 def print_validation(validation: Any) -> None:
     """The table of a Validation, and every gate that didn't pass."""
     title = f"{validation.reference.file} -> {validation.candidate.file}"
-    print_table(title, ("", "before", "after", "ratio", "verdict"), validation.rows())
+    refusals: dict[str, list[str]] = {}
+    rows = []
+    for *cells, verdict in validation.rows():
+        word, _, reason = verdict.partition(": ")
+        if reason:
+            refusals.setdefault(reason, []).append(cells[0])
+        rows.append((*cells, word))
+    print_table(title, ("", "before", "after", "ratio", "verdict"), rows)
+    for reason, refused in refusals.items():
+        print_lines(f"{' and '.join(refused)} refused: {reason}")
     for gate in validation.gates:
         if gate.verdict != "passed":
             reason = f": {gate.reason}" if gate.reason else ""
