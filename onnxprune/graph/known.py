@@ -69,7 +69,7 @@ def _node(trace: Trace, node: ir.Node, inputs: list[Known | None]) -> Known | No
     if operator == "BatchNormalization":
         return _batch_normalization(trace, node, inputs)
     if operator == "Mul":
-        return _mul(node, inputs)
+        return _mul(trace, node, inputs)
     if operator in ELEMENTWISE:
         return _elementwise(node, inputs)
     if operator in ("CastLike", "Dropout"):
@@ -97,7 +97,7 @@ def _elementwise(node: ir.Node, inputs: list[Known | None]) -> Known | None:
     return _pair(result[0], is_known)
 
 
-def _mul(node: ir.Node, inputs: list[Known | None]) -> Known | None:
+def _mul(trace: Trace, node: ir.Node, inputs: list[Known | None]) -> Known | None:
     """Zero times anything is zero."""
     a, b = inputs
     if a is not None and b is not None:
@@ -105,10 +105,9 @@ def _mul(node: ir.Node, inputs: list[Known | None]) -> Known | None:
         zero = np.broadcast_to(a.is_zero, product.shape) | b.is_zero
         return _pair(np.where(zero, np.zeros((), product.dtype), product), zero | (a.is_known & b.is_known))
     one = a or b
-    other = node.inputs[1 if a is not None else 0]
-    if one is None or other is None or other.shape is None:
+    if one is None or node.outputs[0] not in trace.shape_of:
         return None
-    rank = max(one.value.ndim, len(other.shape))
+    rank = len(trace.shape_of[node.outputs[0]])
     shape = (1,) * (rank - one.value.ndim) + one.value.shape
     return _pair(np.zeros(shape, one.value.dtype), one.is_zero.reshape(shape))
 

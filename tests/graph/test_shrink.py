@@ -1,0 +1,126 @@
+"""What shrink may take and what it must leave, each with the argument in a line."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from onnx import numpy_helper
+
+from onnxprune.graph.model import load, to_bytes
+from onnxprune.graph.shrink import shrink
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass
+class Case:
+    argument: str
+    body: str
+    weights: dict[str, tuple[int, ...]]
+    zero: Callable[[Arrays], None]
+    removed: int
+    constants: Arrays = field(default_factory=dict)
+
+
+def kill(*places: tuple[str, object]) -> Callable[[Arrays], None]:
+    """Set places of weights to zero: ("w0", 3) is row 3 of w0."""
+
+    def change(arrays: Arrays) -> None:
+        for name, index in places:
+            arrays[name][index] = 0
+
+    return change
+
+
+def two(name: str) -> str:
+    return f"a = Conv(x, w0) b = {name}(a) y = Conv(b, w9)"
+
+
+PLAIN = {"w0": (8, 3, 1, 1), "w9": (5, 8, 1, 1)}
+COLUMN = (slice(None), 2)
+BN = {"s": (8,), "t": (8,), "m": (8,), "var": (8,)}
+NORMED = "a = Conv(x, w0) n = BatchNormalization(a, s, t, m, var) b = Relu(n) y = Conv(b, w9)"
+STREAM = {"w0": (8, 3, 1, 1), "w1": (8, 3, 1, 1), "w9": (5, 8, 1, 1)}
+SUM = "a = Conv(x, w0) c = Conv(x, w1) b = Add(a, c) y = Conv(b, w9)"
+DEEP = {"w0": (8, 3, 1, 1), "w1": (6, 8, 1, 1), "w9": (5, 6, 1, 1)}
+GROUPED = {"w0": (8, 3, 1, 1), "w1": (6, 4, 1, 1), "w9": (5, 6, 1, 1)}
+
+# fmt: off
+CASES = {
+    "zero filter": Case("0 through Relu is 0", two("Relu"), PLAIN, kill(("w0", 2), ("w0", 5)), 2),
+    "filters that cancel": Case("a filter that sums to 0 isn't 0", two("Relu"), PLAIN, lambda w: w["w0"].__setitem__(2, np.array([1, -1, 0]).reshape(3, 1, 1)), 0),
+    "bias": Case("0 x + b is b", "a = Conv(x, w0, b0) b = Relu(a) y = Conv(b, w9)", PLAIN | {"b0": (8,)}, lambda w: (kill(("w0", 2))(w), w["b0"].__setitem__(2, 1.0)), 0),
+    "bias, dead too": Case("0 x + 0 is 0", "a = Conv(x, w0, b0) b = Relu(a) y = Conv(b, w9)", PLAIN | {"b0": (8,)}, kill(("w0", 2), ("b0", 2)), 1),
+    "bias below Relu": Case("Relu(-1) is 0", "a = Conv(x, w0, b0) b = Relu(a) y = Conv(b, w9)", PLAIN | {"b0": (8,)}, lambda w: (kill(("w0", 2))(w), w["b0"].__setitem__(2, -1.0)), 1),
+    "sigmoid": Case("Sigmoid(0) is 0.5", two("Sigmoid"), PLAIN, kill(("w0", 2)), 0),
+    "cosine": Case("cos(0) is 1", two("Cos"), PLAIN, kill(("w0", 2)), 0),
+    "exponential": Case("exp(0) is 1", two("Exp"), PLAIN, kill(("w0", 2)), 0),
+    "softplus": Case("Softplus(0) is ln 2", two("Softplus"), PLAIN, kill(("w0", 2)), 0),
+    "hard sigmoid": Case("HardSigmoid(0) is 0.5", two("HardSigmoid"), PLAIN, kill(("w0", 2)), 0),
+    "tanh": Case("tanh(0) is 0", two("Tanh"), PLAIN, kill(("w0", 2)), 1),
+    "clip above 0": Case("Clip(0) is the lower bound", "a = Conv(x, w0) b = Clip(a, lo) y = Conv(b, w9)", PLAIN, kill(("w0", 2)), 0, {"lo": np.float32(0.5)}),
+    "clip around 0": Case("Clip(0) is 0", "a = Conv(x, w0) b = Clip(a, lo) y = Conv(b, w9)", PLAIN, kill(("w0", 2)), 1, {"lo": np.float32(-0.5)}),
+    "nobody reads it": Case("a live channel that every reader weighs with 0", two("Sigmoid"), PLAIN, kill(("w9", COLUMN)), 1),
+    "one of two reads it": Case("the other reader weighs it", "a = Conv(x, w0) c = Conv(a, w1) d = Conv(a, w9) y = Add(c, d)", PLAIN | {"w1": (5, 8, 1, 1)}, kill(("w9", COLUMN)), 0),
+    "neither of two reads it": Case("both weigh it with 0", "a = Conv(x, w0) c = Conv(a, w1) d = Conv(a, w9) y = Add(c, d)", PLAIN | {"w1": (5, 8, 1, 1)}, kill(("w9", COLUMN), ("w1", COLUMN)), 1),
+    "chain": Case("its only readers are dead themselves", "a = Conv(x, w0) c = Conv(a, w1) b = Relu(c) y = Conv(b, w9)", DEEP, kill(("w1", (slice(1, None), 2)), ("w1", 0)), 2),
+    "batch norm": Case("scale and shift 0", NORMED, PLAIN | BN, kill(("s", 2), ("t", 2)), 1),
+    "batch norm shift": Case("scale 0 leaves the shift", NORMED, PLAIN | BN, lambda w: (kill(("s", 2))(w), w["t"].__setitem__(2, 1.0)), 0),
+    "zero before batch norm": Case("the mean is taken off: not 0 behind it", NORMED, PLAIN | BN, lambda w: (kill(("w0", 2))(w), w["t"].__setitem__(2, 3.0)), 0),
+    "residual, one side": Case("the other producer lives", SUM, STREAM, kill(("w0", 2)), 0),
+    "residual, both sides": Case("0 + 0", SUM, STREAM, kill(("w0", 2), ("w1", 2)), 1),
+    "product, one side": Case("one factor 0 is enough", SUM.replace("Add", "Mul"), STREAM, kill(("w0", 2)), 1),
+    "depthwise": Case("0 times a kernel", "a = Conv(x, w0) b = Conv<group=8, pads=[1,1,1,1]>(a, w1) y = Conv(b, w9)", PLAIN | {"w1": (8, 1, 3, 3)}, kill(("w0", 2)), 1),
+    "depthwise kernel": Case("a kernel of 0", "a = Conv(x, w0) b = Conv<group=8>(a, w1) y = Conv(b, w9)", PLAIN | {"w1": (8, 1, 3, 3)}, kill(("w1", 2)), 1),
+    "groups, one each": Case("each group loses one input, its own choice", "a = Conv(x, w0) b = Conv<group=2>(a, w1) y = Conv(b, w9)", GROUPED, kill(("w0", 2), ("w0", 4)), 2),
+    "groups, one in all": Case("groups must stay equal", "a = Conv(x, w0) b = Conv<group=2>(a, w1) y = Conv(b, w9)", GROUPED, kill(("w0", 2)), 0),
+    # 4 inputs, 3 outputs and the group's own name
+    "a whole group": Case("no output of it is read, so no input matters", "a = Conv(x, w0) b = Conv<group=2>(a, w1) y = Conv(b, w9)", GROUPED, kill(("w9", (slice(None), slice(0, 3)))), 4 + 3 + 1),
+    "concat": Case("a dead piece of a concatenation", "a = Conv(x, w0) c = Conv(x, w1) b = Concat<axis=1>(a, c) y = Conv(b, w9)", {"w0": (8, 3, 1, 1), "w1": (4, 3, 1, 1), "w9": (5, 12, 1, 1)}, kill(("w1", 1), ("w0", 7)), 2),
+    "pooled": Case("pools of 0 are 0, and so are reductions over positions", "a = Conv(x, w0) c = MaxPool<kernel_shape=[3,3], pads=[1,1,1,1]>(a) d = AveragePool<kernel_shape=[2,2]>(c) b = ReduceSum(d, ax) y = Conv(b, w9)", PLAIN, kill(("w0", 2)), 1, {"ax": np.array([2, 3])}),
+    "moved": Case("0 stays 0 wherever it is moved", "a = Conv(x, w0) c = Transpose<perm=[0,2,3,1]>(a) d = Reshape(c, s) e = MatMul(d, w1) y = Reshape(e, t)", {"w0": (8, 3, 1, 1), "w1": (8, 5)}, kill(("w0", 2)), 1, {"s": np.array([-1, 64, 8]), "t": np.array([0, 8, 8, 5])}),
+    "flattened": Case("its places in the row are read with weights, but hold 0", "a = Conv(x, w0) f = Flatten(a) g = Gemm(f, w1) y = Reshape(g, s)", {"w0": (8, 3, 1, 1), "w1": (512, 5)}, kill(("w0", 2)), 1, {"s": np.array([-1, 5, 1, 1])}),
+    "all dead": Case("one channel stays where all could go", two("Relu"), PLAIN, kill(("w0", slice(None))), 7),
+    "divided by": Case("0 / c is 0", "a = Conv(x, w0) b = Div(a, var) y = Conv(b, w9)", PLAIN | {"var": (8, 1, 1)}, kill(("w0", 2)), 1),
+    "power of 0": Case("0^0 is 1", "a = Conv(x, w0) b = Pow(a, p) y = Conv(b, w9)", PLAIN, lambda w: (w.__setitem__("w0", np.abs(w["w0"])), kill(("w0", 2))(w)), 0, {"p": np.float32(0)}),
+    "softmax": Case("0 has a share in a softmax over the channels", "a = Conv(x, w0) b = Softmax<axis=1>(a) y = Conv(b, w9)", PLAIN, kill(("w0", 2)), 0),
+    "output": Case("the graph's own output keeps its shape", "y = Conv(x, w0)", {"w0": (8, 3, 1, 1)}, kill(("w0", 2)), 0),
+}
+# fmt: on
+
+
+def build(oracle, case: Case):
+    source = oracle.parse(case.body, {"x": "N,3,8,8"}, case.weights, case.constants)
+    arrays = {t.name: np.array(numpy_helper.to_array(t)) for t in source.graph.initializer}
+    case.zero(arrays)
+    for tensor in source.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(arrays[tensor.name], tensor.name))
+    return load(source)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_shrink_takes_what_changes_nothing_and_no_more(oracle, name):
+    case = CASES[name]
+    model = build(oracle, case)
+    smaller, report = shrink(model)
+    assert report.verdicts["removed"] == case.removed, case.argument
+    for batch in (1, 3):
+        feeds = oracle.feeds_for(model, batch, seed=batch)
+        assert oracle.error_over_range(oracle.run(model, feeds), oracle.run(smaller, feeds)) <= 1e-5
+    again, second = shrink(smaller)
+    assert second.verdicts["removed"] == 0 and to_bytes(again) == to_bytes(smaller)
+    assert (oracle.parameters(smaller) < oracle.parameters(model)) == bool(case.removed)
+
+
+def test_a_constant_that_stays_says_why(oracle):
+    report = shrink(build(oracle, CASES["bias"]))[1]
+    (entry,) = report.kept_dead
+    assert (entry.tensor, entry.axis, entry.index) == ("a", 1, 2)
+    assert entry.node == "Conv 'Conv_2'" and "holds 1 here" in entry.reason
+    assert report.as_dict()["kept_dead"][0]["index"] == 2
+
+
+def test_the_same_input_gives_the_same_bytes(oracle):
+    case = CASES["chain"]
+    assert to_bytes(shrink(build(oracle, case))[0]) == to_bytes(shrink(build(oracle, case))[0])
