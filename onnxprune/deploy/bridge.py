@@ -55,14 +55,18 @@ def quiet() -> Iterator[None]:
         G_LOGGER.severity = severity
 
 
-def open_graph(model: Model) -> Opened:
-    """The model as a graphsurgeon graph whose tensors have their inferred shapes. Raises ModelError."""
+def open_graph(model: Model, *, defaults_vary: bool = True) -> Opened:
+    """The model as a graphsurgeon graph whose tensors have their inferred shapes. Raises ModelError.
+
+    An initializer that is also an input (all of them are in old files) is a default: a variable of the graph if
+    `defaults_vary`, so that nothing is computed from its value beforehand, else a constant like any other.
+    """
     proto = to_proto(model)
     view = onnx.ModelProto()
     view.CopyFrom(proto)
-    # graphsurgeon takes an initializer that is also an input for a constant. It is a default, and stays an input.
-    inputs = {value.name for value in proto.graph.input}
-    _replace(view.graph.initializer, [t for t in proto.graph.initializer if t.name not in inputs])
+    if defaults_vary:
+        inputs = {value.name for value in proto.graph.input}
+        _replace(view.graph.initializer, [t for t in proto.graph.initializer if t.name not in inputs])
     _replace(view.graph.value_info, _inferred(proto))
     with quiet():
         graph = gs.import_onnx(view)
@@ -89,28 +93,40 @@ def close_graph(opened: Opened) -> Model:
     new = proto.graph
     new.name, new.doc_string = given.graph.name, given.graph.doc_string
     new.metadata_props.extend(given.graph.metadata_props)
-    new.input.extend(given.graph.input)
+    new.input.extend(_value_info(opened, info) for info in given.graph.input)
     new.output.extend(given.graph.output)
     with quiet():
         new.node.extend(_node(opened, node) for node in graph.nodes)
-        tensors = graph.tensors()
-        new.initializer.extend(_initializer(opened, t) for t in tensors.values() if isinstance(t, gs.Constant))
-    defaults = {value.name for value in given.graph.input}
-    new.initializer.extend(t for name, t in opened.initializers.items() if name in defaults)
-    names = {name for node in new.node for name in node.output} | {tensor.name for tensor in new.initializer}
+        new.initializer.extend(_initializer(opened, tensor) for tensor in constants(graph).values())
+    # A default that nothing reads any more stays: without it the input would have to be fed.
+    missing = {value.name for value in given.graph.input} - {tensor.name for tensor in new.initializer}
+    new.initializer.extend(tensor for name, tensor in opened.initializers.items() if name in missing)
+    names = {name for node in new.node for name in node.output}
+    names |= {tensor.name for tensor in new.initializer if _has_old_shape(opened, tensor)}
     new.value_info.extend(_value_info(opened, info) for info in given.graph.value_info if info.name in names)
     new.quantization_annotation.extend(a for a in given.graph.quantization_annotation if a.tensor_name in names)
-    copies = {name: original for name, original in opened.model.copies.items() if name in names}
+    left = {tensor.name for tensor in new.initializer}
+    copies = {name: original for name, original in opened.model.copies.items() if name in left}
     return Model(_as_ir(proto), opened.model.name, copies)
+
+
+def constants(graph: gs.Graph) -> dict[str, gs.Constant]:
+    """Every constant that the graph or a body in it reads, by name."""
+    found = {name: tensor for name, tensor in graph.tensors().items() if isinstance(tensor, gs.Constant)}
+    found |= {tensor.name: tensor for tensor in graph.outputs if isinstance(tensor, gs.Constant)}
+    for node in graph.nodes:
+        for body in node.subgraphs():
+            found |= constants(body)
+    return found
 
 
 def merge_copies(opened: Opened) -> None:
     """Give back what un-sharing took: copies that still hold what another of them holds are read from there."""
-    constants = {n: t for n, t in opened.graph.tensors().items() if isinstance(t, gs.Constant)}
+    known = constants(opened.graph)
     first: dict[tuple, gs.Constant] = {}
     families = {**opened.model.copies, **{name: name for name in opened.model.copies.values()}}
     for name in sorted(families, key=lambda name: (name in opened.model.copies, name)):
-        tensor = constants.get(name)
+        tensor = known.get(name)
         if tensor is None:
             continue
         array = tensor.values
@@ -152,12 +168,21 @@ def _initializer(opened: Opened, tensor: gs.Constant) -> onnx.TensorProto:
     original = opened.initializers.get(tensor.name)
     values = tensor._values  # still a lazy reader of the original where nobody looked at or changed the values
     if original is not None and (not isinstance(values, np.ndarray) or _holds(original, values)):
-        return original
-    proto = onnx.numpy_helper.from_array(np.ascontiguousarray(tensor.values), tensor.name)
+        proto = onnx.TensorProto()
+        proto.CopyFrom(original)
+    else:
+        proto = onnx.numpy_helper.from_array(np.asarray(tensor.values, order="C"), tensor.name)
+        proto.doc_string = "" if original is None else original.doc_string
     if original is not None:
-        proto.doc_string = original.doc_string
-        proto.metadata_props.extend(original.metadata_props)
+        # onnx-ir writes what a tensor and its value say, which is the same thing twice.
+        entries = {entry.key: entry for entry in original.metadata_props}
+        _replace(proto.metadata_props, entries.values())
     return proto
+
+
+def _has_old_shape(opened: Opened, tensor: onnx.TensorProto) -> bool:
+    original = opened.initializers.get(tensor.name)
+    return original is not None and original.dims == tensor.dims
 
 
 def _holds(tensor: onnx.TensorProto, values: np.ndarray) -> bool:
@@ -186,7 +211,8 @@ def _as_ir(proto: onnx.ModelProto) -> ir.Model:
 
 def _inferred(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     """Types and shapes of intermediate tensors, found anew; what the file recorded, where inference fails."""
-    small = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import)
+    # Before IR version 4 every initializer had to be an input too, and inference still insists.
+    small = onnx.ModelProto(ir_version=max(proto.ir_version, 4), opset_import=proto.opset_import)
     small.graph.name = "shapes"
     given = {value.name for value in proto.graph.input}
     small.graph.node.extend(proto.graph.node)

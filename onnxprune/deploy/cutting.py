@@ -26,7 +26,7 @@ def remove(model: Model, channels: Channels, units: Iterable[Unit | int]) -> Mod
     if channels.model is not model:
         raise InputError("These channels were traced from another model. Trace the model you are changing.")
     goes = {name: compact(~keep) for name, keep in channels.keep_masks(list(units)).items()}
-    opened = open_graph(model)
+    opened = open_graph(model, defaults_vary=False)
     graph = opened.graph
     with quiet():
         found = {value.name: shape for value, shape in probe(model.ir, 0).shape_of.items()}

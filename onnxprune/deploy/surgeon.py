@@ -4,14 +4,26 @@ Names, types and shapes of inputs and outputs stay as they are, dynamic sizes to
 remains. `remove` is the second implementation of deletion, against which the first is tested.
 """
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.deploy.bridge import Opened, close_graph, count_elements, merge_copies, open_graph, quiet, sizes_of
+from onnxprune.deploy.bridge import (
+    Opened,
+    close_graph,
+    constants,
+    count_elements,
+    merge_copies,
+    open_graph,
+    quiet,
+    sizes_of,
+)
 from onnxprune.deploy.cutting import remove
+from onnxprune.errors import ModelError
 from onnxprune.graph.model import Model
+from onnxprune.runtime.silence import silent_sessions
 
 __all__ = ["remove", "tidy"]
 
@@ -29,32 +41,51 @@ def tidy(model: Model, *, fold: bool = True) -> Model:
     again, and the result never has more parameters than `model`. Folding runs the constant part on ONNX Runtime.
     Raises ModelError for a graph that onnx-graphsurgeon can't take.
     """
-    plain = _tidy(model, fold=False)
+    plain = _tidy(model)
     if not fold:
         return plain
-    folded = _tidy(model, fold=True)
+    try:
+        folded = _tidy(model, _fold_at_once)
+    except ModelError:
+        # One constant that ONNX Runtime can't compute: fold one by one, so that only this one stays.
+        folded = _tidy(model, _fold_one_by_one)
     return folded if count_elements(folded) <= count_elements(plain) else plain
 
 
-def _tidy(model: Model, *, fold: bool) -> Model:
+def _tidy(model: Model, fold: Callable[[Opened], None] | None = None) -> Model:
     opened = open_graph(model)
     graph = opened.graph
     with quiet():
         merge_copies(opened)
         # Bodies of If, Loop and Scan are left alone: what they read from outside keeps its name.
         graph.cleanup(recurse_subgraphs=False).toposort(recurse_subgraphs=False)
-        if fold:
-            before = _constants(graph).keys()
-            ancestors = _ancestors(graph)
-            graph.fold_constants(
-                partitioning="basic",
-                recurse_subgraphs=False,
-                flatten_subgraphs=False,
-                should_exclude_node=lambda node: not _may_fold(opened, node),
-            )
+        if fold is not None:
+            before, ancestors = constants(graph).keys(), _ancestors(graph)
+            fold(opened)
             graph.cleanup(recurse_subgraphs=False).toposort(recurse_subgraphs=False)
             _keep_parameter_names(graph, before, ancestors)
     return close_graph(opened)
+
+
+def _fold_at_once(opened: Opened) -> None:
+    try:
+        _fold(opened, partitioning=None, error_ok=False)
+    except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
+        raise ModelError(f"The constants of this graph can't be computed: {error}.") from error
+
+
+def _fold_one_by_one(opened: Opened) -> None:
+    _fold(opened, partitioning="recursive", error_ok=True)
+
+
+def _fold(opened: Opened, **settings: Any) -> None:
+    with silent_sessions():
+        opened.graph.fold_constants(
+            recurse_subgraphs=False,
+            flatten_subgraphs=False,
+            should_exclude_node=lambda node: not _may_fold(opened, node),
+            **settings,
+        )
 
 
 def _may_fold(opened: Opened, node: gs.Node) -> bool:
@@ -101,17 +132,13 @@ def _ancestors(graph: gs.Graph) -> dict[str, set[str]]:
 
 def _keep_parameter_names(graph: gs.Graph, before: Set[str], ancestors: Mapping[str, set[str]]) -> None:
     """Give a folded constant the name of the one parameter that it was made of and replaces: a transposed weight."""
-    if any(node.subgraphs() for node in graph.nodes):
+    if any(list(node.subgraphs()) for node in graph.nodes):
         return  # a body may read the constant by its name
-    left = _constants(graph)
+    left = constants(graph)
     heirs: dict[str, list[gs.Constant]] = {}
     for name in left.keys() - before:
         for parameter in ancestors.get(name, ()):
             heirs.setdefault(parameter, []).append(left[name])
-    for parameter, constants in heirs.items():
-        if parameter not in left and len(constants) == 1 and len(ancestors[constants[0].name]) == 1:
-            constants[0].name = parameter
-
-
-def _constants(graph: gs.Graph) -> dict[str, gs.Constant]:
-    return {name: tensor for name, tensor in graph.tensors().items() if isinstance(tensor, gs.Constant)}
+    for parameter, found in heirs.items():
+        if parameter not in left and len(found) == 1 and len(ancestors[found[0].name]) == 1:
+            found[0].name = parameter

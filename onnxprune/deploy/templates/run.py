@@ -123,7 +123,7 @@ def fit(array, tensor, wanted):
         if array.dtype.kind != dtype.kind:
             raise Stop(2, f"input {tensor['name']!r} is {array.dtype}: {wanted}. Scale and convert it as in training")
         print(f"note: input {tensor['name']!r} converted from {array.dtype} to {dtype}", file=sys.stderr)
-    return np.ascontiguousarray(array, dtype=dtype)
+    return np.asarray(array, dtype=dtype, order="C")
 
 
 def write_arrays(path, outputs):

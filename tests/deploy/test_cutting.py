@@ -1,0 +1,182 @@
+"""Two implementations of one deletion: whatever the first removes, the second removes too, and nothing else."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from onnxprune.deploy.cutting import remove
+from onnxprune.deploy.flags import compact, cut, sizes_left
+from onnxprune.errors import EmptyAxisError, InputError, ModelError
+from onnxprune.graph import remove as first
+from onnxprune.graph.mask import mask
+from onnxprune.graph.model import load, to_bytes, to_proto
+from onnxprune.graph.units import trace
+
+
+def load_module(name: str, path: Path):
+    """A test module of another folder, for its table of cases."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+GRAPH = Path(__file__).parents[1] / "graph"
+oracle = load_module("oracle_of_the_graph_tests", GRAPH / "conftest.py")
+cases = load_module("cases_of_the_graph_tests", GRAPH / "rules" / "test_rules.py")
+
+
+def shapes(model):
+    """Shapes of float initializers; integers are shapes written anew, under names of their own."""
+    found = {name: value.const_value for name, value in model.ir.graph.initializers.items()}
+    return {name: tuple(map(int, t.shape)) for name, t in found.items() if t.dtype.is_floating_point()}
+
+
+def compare(model, channels, units, feeds):
+    """Both backends leave the same shapes and the function of the masked network."""
+    expected, found = first.remove(model, channels, units), remove(model, channels, units)
+    onnx.checker.check_model(to_bytes(found), full_check=True)
+    assert shapes(found) == shapes(expected)
+    masked = mask(model, channels, units)
+    for feed in feeds:
+        outputs = oracle.run(found, feed)
+        assert oracle.error_over_range(oracle.run(expected, feed), outputs) <= 1e-6
+        assert oracle.error_over_range(oracle.run(masked, feed), outputs) <= oracle.TOLERANCE
+    return found
+
+
+@pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
+def test_every_operator(case):
+    model = load(oracle.parse(case.body, case.inputs, case.weights, case.constants, case.outputs, case.opset))
+    before, channels = to_bytes(model), trace(model)
+    generator = np.random.default_rng(1)
+    for trial in range(2 if channels.units else 0):
+        units = oracle.legal(channels, generator, 0.4)
+        feeds = [oracle.feeds_for(model, batch, size, trial) for batch, size in ((3, 8), (2, 12))]
+        compare(model, channels, units, feeds)
+    feeds = oracle.feeds_for(model, 2)
+    assert oracle.error_over_range(oracle.run(model, feeds), oracle.run(remove(model, channels, []), feeds)) == 0
+    assert to_bytes(model) == before, "the input was modified"
+
+
+def test_the_table_has_cases_to_compare():
+    """The test above deletes nothing where there are no units: most cases have some."""
+    assert sum(case.units > 0 for case in cases.CASES) > 0.7 * len(cases.CASES) > 50
+
+
+SQUEEZENET = Path(onnx.__file__).parent / "backend/test/data/light/light_squeezenet.onnx"
+
+
+def test_a_real_topology():
+    """SqueezeNet: branches that meet in Concat, dropout, global pooling; random weights instead of constant ones."""
+    proto = onnx.load(SQUEEZENET)
+    generator = np.random.default_rng(0)
+    sizes = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    nodes = []
+    for node in proto.graph.node:
+        if node.op_type == "ConstantOfShape":
+            shape = sizes[node.input[0]]
+            array = generator.normal(size=shape) / np.sqrt(np.prod(shape[1:]))
+            proto.graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), node.output[0]))
+        else:
+            nodes.append(node)
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    proto.ir_version = 8
+    inputs = [value for value in proto.graph.input if value.name not in sizes]
+    del proto.graph.input[:]
+    proto.graph.input.extend(inputs)
+    model = load(proto)
+    channels = trace(model)
+    units = oracle.legal(channels, generator, 0.3)
+    feed = {inputs[0].name: generator.random((1, 3, 224, 224), np.float32)}
+    found = compare(model, channels, units, [feed])
+    assert sum(map(np.prod, shapes(found).values())) < 0.7 * sum(map(np.prod, shapes(model).values()))
+
+
+def small(extra: str = "") -> onnx.ModelProto:
+    proto = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 18]> g (float[N,3,6,6] x{extra}) => (float[ya,yb,yc,yd] y) '
+        "{ a = Conv(x, w) b = Relu(a) y = Conv(b, v) }"
+    )
+    generator = np.random.default_rng(0)
+    for name, shape in {"w": (8, 3, 1, 1), "v": (5, 8, 1, 1)}.items():
+        proto.graph.initializer.append(numpy_helper.from_array(generator.normal(size=shape).astype(np.float32), name))
+    return proto
+
+
+def test_weights_that_are_also_inputs():
+    """As in files from before IR version 4: weights shrink, and the inputs that they are defaults of with them."""
+    model = load(small(", float[8,3,1,1] w, float[5,8,1,1] v"))
+    channels = trace(model)
+    found = remove(model, channels, [0, 3])
+    sizes = {
+        value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in to_proto(found).graph.input
+    }
+    assert sizes == {"x": [0, 3, 6, 6], "w": [6, 3, 1, 1], "v": [5, 6, 1, 1]}
+    feed = {"x": np.random.default_rng(0).random((2, 3, 6, 6), np.float32)}
+    expected = oracle.run(mask(model, channels, [0, 3]), feed)
+    assert oracle.error_over_range(expected, oracle.run(found, feed)) <= oracle.TOLERANCE
+
+
+def test_metadata_and_names_survive():
+    proto = small()
+    proto.graph.node[0].metadata_props.add(key="came from", value="layer 1")
+    proto.graph.initializer[0].metadata_props.add(key="trained", value="yes")
+    proto.metadata_props.add(key="licence", value="MIT")
+    proto.graph.value_info.append(onnx.helper.make_tensor_value_info("b", onnx.TensorProto.FLOAT, ["N", 8, 6, 6]))
+    model = load(proto)
+    found = to_proto(remove(model, trace(model), [2]))
+    assert [(p.key, p.value) for p in found.metadata_props] == [("licence", "MIT")]
+    assert [(p.key, p.value) for p in found.graph.node[0].metadata_props] == [("came from", "layer 1")]
+    assert ("trained", "yes") in [(p.key, p.value) for p in found.graph.initializer[0].metadata_props]
+    assert [(t.name, list(t.dims)) for t in found.graph.initializer] == [("w", [7, 3, 1, 1]), ("v", [5, 7, 1, 1])]
+    (info,) = [value for value in found.graph.value_info if value.name == "b"]
+    assert [d.dim_param or d.dim_value for d in info.type.tensor_type.shape.dim] == ["N", 7, 6, 6]
+
+
+def test_what_can_not_be_asked():
+    model = load(small())
+    channels = trace(model)
+    with pytest.raises(EmptyAxisError):
+        remove(model, channels, range(8))
+    with pytest.raises(InputError, match="another model"):
+        remove(load(small()), channels, [0])
+
+
+# ---- cutting one array ----
+
+T, F = True, False
+GRID = np.array([[F, T, F], [T, F, F], [T, T, T]])  # row 2 goes, the others keep two places each
+
+
+def test_a_grid_keeps_each_rows_own_choice():
+    array = np.arange(9).reshape(3, 3)
+    assert cut(array, GRID).tolist() == [[0, 2], [4, 5]]
+    deep = np.arange(36).reshape(3, 2, 3, 2)
+    assert (
+        cut(deep, GRID[:, None, :, None]).tolist() == deep[[0, 1]][:, :, [[0, 2], [1, 2]]][[0, 1], :, [0, 1]].tolist()
+    )
+
+
+def test_a_box_is_cut_along_its_axes():
+    array = np.random.default_rng(0).normal(size=(4, 2, 5))
+    flags = np.array([F, T, F, F])[:, None, None] | np.array([T, F, F, T, F])[None, None, :]
+    np.testing.assert_array_equal(cut(array, flags), array[np.ix_([0, 2, 3], [0, 1], [1, 2, 4])])
+
+
+def test_rows_of_different_lengths_are_refused():
+    with pytest.raises(ModelError, match=r"rows of \[1, 2\] places"):
+        sizes_left(np.array([[F, T, F], [T, T, F]]), (3, 3))
+
+
+def test_compact_keeps_only_axes_that_differ():
+    flags = np.broadcast_to(np.array([F, T])[None, :, None], (3, 2, 4))
+    assert compact(flags).shape == (1, 2, 1)
+    assert compact(np.zeros((3, 2), bool)).tolist() == [[F]]
