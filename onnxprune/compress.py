@@ -146,7 +146,7 @@ def _train_and_export(
         histories.append(
             train(
                 module,
-                settings=TrainingSettings(**section.model_dump(exclude=NOT_SETTINGS)),
+                settings=TrainingSettings(**section.model_dump(exclude=NOT_SETTINGS), noise=recipe.noise),
                 **options(section, "dense", recipe.seed, "training the dense network"),
             )
         )
@@ -166,6 +166,7 @@ def _train_and_export(
                 prune_steps=recipe.steps,
                 guard=recipe.guard,
                 tolerance=recipe.tolerance,
+                noise=recipe.noise,
             ),
             pruner=pruner,
             teacher=teacher,
@@ -173,7 +174,14 @@ def _train_and_export(
             **options(section, "prune", recipe.seed + PRUNING_SEED, "pruning and fine-tuning"),
         )
     )
+    last = histories[-1]
     history = _with_sign(join_histories(histories, pruner.widths()), sign)
+    history["result"] = {
+        "baseline": sign * last.baseline,
+        "metric": sign * last.best_metric,
+        "tolerance": last.tolerance,
+        "within_tolerance": last.within_tolerance,
+    }
     write_atomically(run.history, json.dumps(history, indent=2, allow_nan=False) + "\n")
 
     _tell(progress, 0, 2, "removing what was pruned")
@@ -204,7 +212,7 @@ def _measure(recipe: Recipe, task: TaskData, run: RunFolder, progress: Progress 
         seed=recipe.seed,
         progress=progress,
     )
-    gates = (*validation.gates, *_budget_gates(recipe, validation))
+    gates = (*validation.gates, *_budget_gates(recipe, validation), _tolerance_gate(recipe, run))
     dataclasses.replace(validation, gates=gates).save(run.validation)
 
 
@@ -220,6 +228,18 @@ def _budget_gates(recipe: Recipe, validation: Validation) -> Iterator[Gate]:
             "passed" if reached else "failed",
             "" if reached else "a deeper step cost more of the validation metric than guard allows: see history.json",
         )
+
+
+def _tolerance_gate(recipe: Recipe, run: RunFolder) -> Gate:
+    """Does the network that was chosen keep what the dense one reached on the validation data?"""
+    result = json.loads(run.history.read_text("utf-8"))["result"]
+    return Gate(
+        f"{recipe.metric} on the validation data",
+        f"no worse by more than {result['tolerance']:g}",
+        f"{result['metric']:.4f} after {result['baseline']:.4f}",
+        "passed" if result["within_tolerance"] else "failed",
+        "" if result["within_tolerance"] else "train longer, ask for less, or allow more: tolerance in the recipe",
+    )
 
 
 def _own(criterion: str) -> Any:

@@ -154,6 +154,7 @@ class Recipe(_Section):
     steps: Positive = 10
     guard: Fraction = 0.05
     tolerance: Fraction = 0.01
+    noise: Fraction = 0.005
     keep: tuple[str, ...] = ()
     round_to: Annotated[Any, BeforeValidator(_check_grain)] = "cpu"
 
