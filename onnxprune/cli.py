@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
+import onnxprune
 from onnxprune.errors import OnnxPruneError
 
 INTERRUPTED = 130
@@ -26,7 +27,6 @@ ONE = [1]
 
 app = typer.Typer(
     name="onnxprune",
-    help="Prunes neural networks, removes what was pruned from the ONNX graph, and proves the smaller model.",
     epilog="Exit codes: 0 done, 1 a gate failed, 2 bad usage or input, 3 refused, 4 inconclusive, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
@@ -66,6 +66,21 @@ def main(arguments: list[str] | None = None) -> None:
     if sys.platform == "win32":
         sys.stdout.reconfigure(encoding="utf-8")
     app(args=arguments, prog_name="onnxprune")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"onnxprune {onnxprune.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Prunes neural networks, removes what was pruned from the ONNX graph, and proves the smaller model."""
 
 
 def verb(function: Callable[..., int | None]) -> Callable[..., None]:
@@ -113,6 +128,11 @@ def _say(sentence: str) -> None:
     print("onnxprune:", " ".join(sentence.split()), file=sys.stderr)
 
 
+def _warn(notes: list[str]) -> None:
+    for note in notes:
+        _say(f"note: {note}")
+
+
 def _show(code: int, as_json: dict[str, Any] | None, show: Callable[[], None]) -> int:
     """Print a result as JSON or for people. A reader that has gone away, as `head` does, changes nothing."""
     try:
@@ -142,6 +162,7 @@ def demo(
     changes = {} if seed is None else {"seed": seed}
     with display.ProgressBars() as progress:
         run = pipeline.demo(out, quick=quick, resume=resume, progress=progress, **changes)
+    _warn(pipeline.machine_notes())
     return _show(run.exit_code, run.as_dict() if as_json else None, lambda: display.print_run(run))
 
 
@@ -161,6 +182,7 @@ def compress(
     changes = {} if seed is None else {"seed": seed}
     with display.ProgressBars() as progress:
         run = pipeline.compress(recipe, out, resume=resume, progress=progress, **changes)
+    _warn(pipeline.machine_notes())
     return _show(run.exit_code, run.as_dict() if as_json else None, lambda: display.print_run(run))
 
 
@@ -208,6 +230,7 @@ def shrink(
 
     with display.ProgressBars() as progress:
         done = pipeline.shrink(model, out, verify=verify, progress=progress)
+    _warn(pipeline.machine_notes())
     return _show(done.exit_code, done.as_dict() if as_json else None, lambda: display.print_shrunk(done))
 
 
@@ -253,6 +276,7 @@ def validate(
             save=save,
             progress=progress,
         )
+    _warn(pipeline.machine_notes())
     return _show(found.exit_code, found.as_dict() if as_json else None, lambda: display.print_validation(found))
 
 
@@ -282,6 +306,7 @@ def bench(
             seed=seed,
             progress=progress,
         )
+    _warn(pipeline.machine_notes())
     return _show(found.exit_code, found.as_dict() if as_json else None, lambda: display.print_bench(found))
 
 

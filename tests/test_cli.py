@@ -14,6 +14,7 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 
+import onnxprune
 from onnxprune import cli
 
 NET = """
@@ -248,6 +249,10 @@ def test_help_lists_every_verb_and_each_has_its_own(run):
         assert f"Usage: onnxprune {verb}" in run(verb, "--help").out
 
 
+def test_the_version_is_the_packages(run):
+    assert run("--version").out == f"onnxprune {onnxprune.__version__}\n"
+
+
 def test_debug_shows_the_traceback(net, tmp_path):
     with pytest.raises(Exception, match=r"none\.onnx"):
         cli.main(["inspect", str(tmp_path / "none.onnx"), "--debug"])
@@ -308,6 +313,15 @@ def test_a_provider_that_isnt_there_counts_only_when_it_is_named(run, net):
     assert named.code == 3
     assert "refused" in named.out
     assert run("bench", net, net, "--seconds", "0.1", "--provider", "cuda").code == 3
+
+
+def test_packages_that_clash_are_named_with_the_remedy(run, net, monkeypatch):
+    clash = [("onnxruntime", "1.31.1"), ("onnxruntime-gpu", "1.31.1")]
+    monkeypatch.setattr("onnxprune.runtime.environment.installed_packages", lambda: clash)
+    answer = run("bench", net, net, "--seconds", "0.1", "--json")
+    assert answer.err.startswith("onnxprune: note: ")
+    assert "pip uninstall -y onnxruntime onnxruntime-gpu" in answer.err
+    assert json.loads(answer.out)["comparisons"]
 
 
 def test_package_and_verify(run, net, tmp_path):
