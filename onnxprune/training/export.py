@@ -1,5 +1,7 @@
 """From a PyTorch module to an ONNX graph: unoptimised for tracing, optimised for deployment."""
 
+import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -51,9 +53,8 @@ def export_module(
                 dynamic_shapes=axes,
             )
         except Exception as error:  # the exporter raises whatever its stages raise
-            reason = str(error).strip().splitlines()
             raise ExportError(
-                f"torch can't export {type(module).__name__} to ONNX: {reason[0] if reason else type(error).__name__}. "
+                f"torch can't export {type(module).__name__} to ONNX: {_reason(error)}. "
                 "See torch.onnx.export(module, inputs, dynamo=True, report=True) for the whole story."
             ) from error
     return program.model
@@ -82,18 +83,25 @@ def optimized(model: Model) -> Model:
     return load(copy)
 
 
+def _reason(error: BaseException) -> str:
+    """The first line of what went wrong first; the exporter wraps it in advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """torch's exporter warns of its own internals, and of torchvision where that isn't installed."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """torch's exporter warns of its own internals, and prints whole graphs where it fails; the error says what matters."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(disabled)
 
 
 @contextmanager
