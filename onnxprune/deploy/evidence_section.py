@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from onnxprune.runtime.results import AccuracyRow
 
 
+_NAMES = {"reference": "before", "candidate": "after"}
+
+
 @dataclass(frozen=True)
 class Refusal:
     """A row without a measurement: what was asked, and the sentence that says why there is none."""
@@ -72,7 +75,7 @@ def _arm_row(comparison: LatencyComparison, arm: Arm) -> tuple[str, ...]:
     times = (arm.median_ms, arm.p90_ms, arm.p99_ms, arm.first_run_ms, arm.session_ms)
     return (
         setting(comparison) if arm is comparison.arms[0] else "",
-        arm.name,
+        _NAMES.get(arm.name, arm.name),
         *map(time_cell, times),
         DASH if arm.peak_memory_mb is None else f"{arm.peak_memory_mb:,.0f} MB",
         f"{arm.samples:,}",

@@ -111,6 +111,7 @@ def build_package(
     inputs, outputs = _tensors(model, model.ir.graph.inputs), _tensors(model, model.ir.graph.outputs)
     _check_validation(validation, pruned)
     _check_place(out)
+    sources = _model_files(pruned, model)
     feeds, answers = _sample(pruned, example)
     if tolerance is None:
         tolerance = 1e-2 if any(array.dtype == np.float16 for array in answers.values()) else 1e-4
@@ -136,7 +137,7 @@ def build_package(
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
             folder = Path(scratch) / "new"
             folder.mkdir()
-            for source, name in _model_files(pruned, model):
+            for source, name in sources:
                 shutil.copyfile(source, folder / name)
             _write_sample(folder / SAMPLE, feeds, answers)
             if validation is not None:
@@ -275,7 +276,8 @@ def _move_into_place(folder: Path, out: Path, old: Path) -> None:
 def _readme(facts: Mapping[str, Any], validation: Validation | None, recipe: str | None) -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_template("package_readme.md.j2"))
-    rows = [] if validation is None else validation.rows()
+    # Why something was refused is a long sentence; it stands in validation.json.
+    rows = [] if validation is None else [(*row[:-1], row[-1].partition(":")[0]) for row in validation.rows()]
     return template.render(facts=facts, rows=rows, has_recipe=recipe is not None) + "\n"
 
 

@@ -7,7 +7,7 @@ set, a CUDA device) leaves its section out, or says in one sentence why there is
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -25,10 +25,19 @@ from onnxprune.deploy.evidence_section import (
     score_in_words,
 )
 from onnxprune.deploy.history_section import training_section, widths_section
-from onnxprune.deploy.words import anything_in_words, count_in_words, moment_in_words, size_in_words, time_in_words
+from onnxprune.deploy.words import (
+    anything_in_words,
+    count_in_words,
+    moment_in_words,
+    plural,
+    size_in_words,
+    time_in_words,
+)
 from onnxprune.graph.model import write_atomically
 
 if TYPE_CHECKING:
+    from onnxprune.prune.cost import Cost
+    from onnxprune.runtime.equivalence import Equivalence
     from onnxprune.runtime.results import Figures, Validation
 
 SIGNS = {"good": "✓", "bad": "✕", "unsure": "?", "refused": "⊘", "plain": "="}
@@ -53,6 +62,7 @@ OUTCOMES = {
 }
 SPEEDS = {"faster": "faster", "slower": "slower", "same": "the same speed", "inconclusive": "speed not settled"}
 PROSE_LETTERS = 32
+SHOWN_PLACES = 12
 
 
 @dataclass(frozen=True)
@@ -101,6 +111,47 @@ def write_report(
     write_atomically(path, page)
 
 
+def write_shrink_report(
+    path: str | os.PathLike,
+    *,
+    report: Mapping[str, Any],
+    before: Cost,
+    after: Cost,
+    equivalence: Equivalence | None = None,
+    title: str = "Exact removal",
+) -> None:
+    """Write what `shrink` did to `path`: the model's cost before and after, verdicts, and what stayed though dead.
+
+    `report` is what `ShrinkReport.as_dict` gives. Raises OutputError where the file can't be written.
+    """
+    verdicts = report["verdicts"]
+    removed = verdicts.get("removed", 0)
+    page = render(
+        "shrink_report.html.j2",
+        title=title,
+        summary=f"{plural(removed, 'channel')} removed; the function is the same."
+        if removed
+        else "Nothing is dead: the model stays as it is.",
+        tiles=figure_tiles(before, after) if removed else [],
+        verdicts=[(verdict, f"{count:,}") for verdict, count in verdicts.items()],
+        kept=_kept_dead(report["kept_dead"]),
+        equivalence=equivalence_section(equivalence),
+    )
+    write_atomically(path, page)
+
+
+def _kept_dead(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """One row for all channels of a tensor that stay for the same reason."""
+    places: dict[tuple[str, str, str], list[int]] = {}
+    for entry in entries:
+        places.setdefault((entry["tensor"], entry["node"], entry["reason"]), []).append(entry["index"])
+    rows = []
+    for (tensor, node, reason), indices in places.items():
+        shown = ", ".join(map(str, indices[:SHOWN_PLACES])) + (", …" if len(indices) > SHOWN_PLACES else "")
+        rows.append((tensor, f"{len(indices):,}", shown, node, reason))
+    return rows
+
+
 def render(template: str, **context: Any) -> str:
     """Fill one of the page templates; every value is escaped unless it is Markup."""
     environment = jinja2.Environment(
@@ -132,7 +183,7 @@ def shrunk_tile(
     return Tile(f"{factor:.2f}×" if factor < 1.95 else f"{factor:,.1f}×", f"{word} {what}", detail)
 
 
-def figure_tiles(old: Figures, new: Figures) -> list[Tile]:
+def figure_tiles(old: Figures | Cost, new: Figures | Cost) -> list[Tile]:
     """Tiles for what a model is without running it."""
     tiles = [
         shrunk_tile(old.params, new.params, "parameters", "fewer", "more", count_in_words),

@@ -34,7 +34,9 @@ def size_in_words(size_bytes: float) -> str:
 
 
 def time_in_words(time_ms: float) -> str:
-    """A latency with three digits: "0.513 ms"."""
+    """A latency with three digits: "0.513 ms", "24.2 µs"."""
+    if time_ms < 0.1:
+        return f"{time_ms * 1000:.3g} µs"
     return f"{time_ms:.3g} ms" if time_ms < 1000 else f"{time_ms:,.0f} ms"
 
 

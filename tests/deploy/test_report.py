@@ -7,7 +7,7 @@ from importlib import resources
 
 import pytest
 
-from onnxprune.deploy.report import write_report
+from onnxprune.deploy.report import write_report, write_shrink_report
 from onnxprune.errors import OutputError
 
 REFUSAL = "the CUDA provider can't load libcublasLt.so.13: install CUDA 13"
@@ -100,7 +100,7 @@ def test_every_section_holds_its_figures(report):
         "4 epochs in 2 min 20 s, 2 pruning steps, of which the guard rolled back 1.",
         "1 2 30.0% 30.0% 30.0% 0.9 rolled back fell by 3.1 points",
         "0.363 (0.360 to 0.367), faster",
-        "CPU, batch 1, 1 thread reference 1.412 1.553 – 12.7 12.5 61 MB 250",
+        "CPU, batch 1, 1 thread before 1.412 1.553 – 12.7 12.5 61 MB 250",
         f"refused CUDA, batch 1 : {REFUSAL}",
         f"refused CUDA, top1 : {REFUSAL}",
         "CPU, top1 1,000 98.30% 98.10% −0.20 points −0.78 to +0.36 −2.00 points 5 3 passed",
@@ -237,6 +237,38 @@ def test_accessible(report):
             assert attributes["scope"] in ("row", "col")
     assert page.count("h1") == 1 and page.count("main") == 1
     assert page.count("caption") == page.count("table") > 5
+
+
+def test_what_shrink_did(validation, tmp_path):
+    def kept(index, node="conv2"):
+        return {"tensor": "relu1", "axis": 1, "index": index, "node": node, "reason": "read through zero padding"}
+
+    write_shrink_report(
+        tmp_path / "s.html",
+        report={"verdicts": {"removed": 1234, "kept": 16}, "kept_dead": [*map(kept, range(14)), kept(3, "conv<3>")]},
+        before=validation.reference,
+        after=validation.candidate,
+        equivalence=validation.equivalence,
+        title="net.onnx",
+    )
+    page = Page((tmp_path / "s.html").read_text(encoding="utf-8"))
+    for words in (
+        "1,234 channels removed",
+        "5.2× fewer MACs",
+        "removed 1,234 kept 16",
+        "relu1 14 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, … conv2 read through zero padding",
+        "relu1 1 3 conv<3> read through zero padding",
+        "1.50e-07 (at most 1e-05)",
+    ):
+        assert words in page.text, words
+
+
+def test_shrink_without_anything_to_say(validation, tmp_path):
+    figures = {"before": validation.reference, "after": validation.reference}
+    write_shrink_report(tmp_path / "s.html", report={"verdicts": {"removed": 0}, "kept_dead": []}, **figures)
+    page = Page((tmp_path / "s.html").read_text(encoding="utf-8"))
+    assert "Nothing is dead" in page.text
+    assert page.count("section") == 1 and page.count("li") == 0
 
 
 # ---- colours ----
