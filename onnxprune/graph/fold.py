@@ -158,7 +158,7 @@ def _static_shape(node: ir.Node) -> list[np.ndarray] | None:
 
 
 def _become_initializer(graph: ir.Graph, out: ir.Value, array: np.ndarray) -> None:
-    tensor = ir.tensor(np.ascontiguousarray(array), name=out.name)
+    tensor = ir.tensor(np.asarray(array, order="C"), name=out.name)
     value = ir.Value(name=out.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
     value.meta["folded"] = True
     out.replace_all_uses_with(value)

@@ -36,6 +36,8 @@ logging.getLogger("onnx_ir").setLevel(logging.ERROR)
 #: A file above this size can't be one protobuf message; its tensors belong in a sibling file (2 GiB less a margin).
 SINGLE_FILE_LIMIT_BYTES = 2**31 - 2**20
 
+OLDEST_IR = 4
+
 
 @dataclass(frozen=True, eq=False)
 class Model:
@@ -96,6 +98,8 @@ def normalise(model: ir.Model, name: str = "model", *, where: str = "the model",
         model.graph.sort()
     except (ValueError, RuntimeError, KeyError) as error:
         raise ModelError(f"The graph of {where} is broken: {error}. Check it with onnx.checker.") from error
+    # Before version 4 every initializer had to be listed as an input, which lifted constants are not.
+    model.ir_version = max(model.ir_version or OLDEST_IR, OLDEST_IR)
     _name_everything(model.graph)
     fold_shape_arithmetic(model)
     RemoveUnusedNodesPass()(model)

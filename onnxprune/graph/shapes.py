@@ -91,7 +91,7 @@ def evaluate(model: ir.Model, shape_of: Mapping[ir.Value, tuple[int, ...]]) -> d
     values: dict[ir.Value, np.ndarray] = {}
     for value in model.graph.initializers.values():
         tensor = value.const_value
-        if tensor is not None and tensor.size <= MAX_SHAPE_ELEMENTS and not value.is_graph_input():
+        if tensor is not None and tensor.size <= MAX_SHAPE_ELEMENTS:
             is_whole = not tensor.dtype.is_floating_point() and tensor.dtype != ir.DataType.STRING
             if is_whole or tensor.size == 1:
                 values[value] = tensor.numpy()

@@ -93,7 +93,7 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """torch's exporter warns of its own internals, and prints whole graphs where it fails; the error says what matters."""
+    """torch's exporter warns of its internals and prints whole graphs where it fails; the error says what matters."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

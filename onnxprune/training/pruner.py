@@ -1,12 +1,14 @@
 """Prune a network while it trains: what is masked here is what the exported graph loses.
 
-    pruner = Pruner(module, (x,), budget={"macs": 0.2})
+    pruner = Pruner(module, (x,), budget={"macs": 0.2}, total_steps=epochs * len(loader) // 2)
     for epoch in range(epochs):
-        pruner.prune(progress=(epoch + 1) / epochs)
         for x, y in loader:
             loss = criterion(module(x), y) + pruner.penalty()
             optimizer.zero_grad(); loss.backward(); optimizer.step(); pruner.step()
     result = pruner.export("pruned.onnx")
+
+Who wants to say when a pruning step comes, to judge it and perhaps to take it back, leaves `total_steps` out and calls
+`prune(progress)`, with `snapshot()` before and `restore()` after; `onnxprune.training.finetune` does.
 
 The module is exported once, unoptimised, so that every parameter keeps its name, and that graph is traced. Each unit
 therefore owns a mask over each parameter, and there is no second analysis of dependencies to disagree with removal.
@@ -21,7 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from onnxprune.errors import DataError, ExportError, InputError
+from onnxprune.errors import DataError, ExportError, InputError, RecipeError
 from onnxprune.graph.model import Model, load, save, to_bytes
 from onnxprune.graph.remove import remove
 from onnxprune.graph.shrink import ShrinkReport, shrink
@@ -56,11 +58,13 @@ class Pruner:
     budget: {"macs" | "params" | "bytes": what may be left}; up to 1 a fraction of the dense network, above a figure.
     criterion: "taylor", "magnitude", "magnitude_l2" or a callable (weight, gradient) -> saliency, arrays of one shape.
     schedule: "cubic", "fixed", "one-shot" or a callable (progress, budget) -> fraction that may be left.
+    total_steps: training steps after which the budget is reached; `step()` then prunes by itself, evenly,
+        `pruning_steps` times. None leaves pruning to calls of `prune`.
     keep: patterns over parameter names, or parts of names, that stay whole.
     round_to: "cpu" for widths that ONNX Runtime's CPU provider runs fast, or a number whose multiples are taken.
     penalty: weight of the L1 norm of all prunable parameters in `penalty()`.
 
-    Raises ExportError for a module that can't be exported, RecipeError for a budget or name that isn't known.
+    Raises ExportError for a module that can't be exported, RecipeError for a budget, a name or steps that don't fit.
     """
 
     def __init__(
@@ -71,6 +75,8 @@ class Pruner:
         budget: Mapping[str, float],
         criterion: "str | criteria.Criterion" = "taylor",
         schedule: "str | schedules.Schedule" = "cubic",
+        total_steps: int | None = None,
+        pruning_steps: int = 10,
         keep: Sequence[str] = (),
         round_to: "int | str" = "cpu",
         penalty: float = 0.0,
@@ -83,6 +89,12 @@ class Pruner:
         self._criterion = criteria.find(criterion)
         self._needs_gradient = callable(criterion) or criterion in criteria.NEEDS_GRADIENT
         self._schedule = schedules.find(schedule)
+        if (total_steps is not None and total_steps < pruning_steps) or pruning_steps < 1:
+            raise RecipeError(
+                f"{pruning_steps} pruning steps don't fit into {total_steps} training steps. Give at least as many."
+            )
+        self._total_steps, self._pruning_steps = total_steps, pruning_steps
+        self._steps = 0
         self._penalty = penalty
         self._planning: dict[str, Any] = {"keep": tuple(keep), "round_to": round_to}
         self.channels = self._trace()
@@ -108,14 +120,23 @@ class Pruner:
     def step(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """After every `optimizer.step()`: gather saliency from the gradients and keep masked weights at zero.
 
-        With `optimizer` its momenta are masked too.
+        With `optimizer` its momenta are masked too. With `total_steps` this is where pruning happens.
         """
         with torch.no_grad():
             if self._needs_gradient:
                 self._gather()
+            self._prune_if_due()
             self._apply_masks()
             if optimizer is not None:
                 self._mask_state(optimizer)
+
+    def _prune_if_due(self) -> None:
+        self._steps += 1
+        if self._total_steps is None or self._steps > self._total_steps:
+            return
+        due, before = (n * self._pruning_steps // self._total_steps for n in (self._steps, self._steps - 1))
+        if due > before:
+            self.prune(due / self._pruning_steps)
 
     def prune(self, progress: float) -> Plan:
         """One pruning step: mask as many units as the schedule wants at `progress`, 0 to 1.
@@ -163,13 +184,14 @@ class Pruner:
     def state_dict(self) -> dict[str, Any]:
         """Masks and gathered saliency, as tensors."""
         saliency = {name: torch.from_numpy(array.copy()) for name, array in self._saliency.items()}
-        return {"deleted": torch.from_numpy(self._deleted.copy()), "saliency": saliency}
+        return {"deleted": torch.from_numpy(self._deleted.copy()), "saliency": saliency, "steps": self._steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`. Raises DataError for the state of another network."""
         if len(state["deleted"]) != self.channels.count:
             raise DataError("This pruner state belongs to another network. Give the network it was saved from.")
         self._saliency = {name: tensor.numpy().copy() for name, tensor in state["saliency"].items()}
+        self._steps = int(state["steps"])
         self._set_deleted(state["deleted"].numpy().copy())
 
     # ---- deployment -------------------------------------------------------------------------------------------------

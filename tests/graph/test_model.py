@@ -11,7 +11,10 @@ from onnx import helper
 
 from onnxprune.errors import ModelError, OutputError
 from onnxprune.graph import model as models
+from onnxprune.graph.mask import mask
 from onnxprune.graph.model import load, save, to_bytes, to_proto, write_atomically
+from onnxprune.graph.remove import remove
+from onnxprune.graph.units import trace
 
 IMAGE = {"x": "N,3,8,8"}
 
@@ -145,6 +148,31 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
 def test_an_unwritable_place(tmp_path):
     with pytest.raises(OutputError, match="can't be written"):
         write_atomically(tmp_path / "missing" / "out.json", "text")
+
+
+def test_old_files_list_their_initializers_as_inputs(oracle):
+    """IR version 3: weights and shapes are inputs too, and constants are nodes."""
+    body = "s = Constant<value_ints=[0, 512]>() a = Conv(x, w0) f = Reshape(a, s) g = Gemm(f, w1) y = Reshape(g, t)"
+    weights = {"w0": (8, 3, 1, 1), "w1": (512, 5)}
+    source = oracle.parse(body, IMAGE, weights, {"t": np.array([-1, 5, 1, 1])}, opset=13)
+    listed = oracle.parse(
+        body.replace("s = Constant<value_ints=[0, 512]>()", ""),
+        IMAGE,
+        weights,
+        {"s": np.array([0, 512]), "t": np.array([-1, 5, 1, 1])},
+        opset=13,
+    )
+    for model in (source, listed):
+        model.ir_version = 3
+        for tensor in model.graph.initializer:
+            info = helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            model.graph.input.append(info)
+        channels = trace(model)
+        assert len(channels.units) == 8
+        smaller = remove(channels.model, channels, [0, 3])
+        masked = mask(channels.model, channels, [0, 3])
+        feeds = {"x": oracle.feeds_for(load(source), 2)["x"]}
+        assert oracle.error_over_range(oracle.run(masked, feeds), oracle.run(smaller, feeds)) <= 1e-5
 
 
 def test_missing_biases_are_folded_away(oracle):

@@ -95,6 +95,21 @@ def test_masked_weights_stay_zero_and_the_export_is_the_module(name, tmp_path):
     assert pruned.macs / dense.macs == pytest.approx(pruner.cost["macs"], abs=0.01)
 
 
+def test_with_total_steps_it_prunes_by_itself():
+    module = randomised(Block())
+    pruner = Pruner(
+        module, (X[:2],), budget={"macs": 0.3}, schedule="fixed", round_to=1, total_steps=7, pruning_steps=3
+    )
+    optimizer = torch.optim.SGD(module.parameters(), 0.01)
+    left = []
+    for _ in range(9):
+        train_step(module, pruner, optimizer)
+        left.append(pruner.cost["macs"])
+    cuts = [i + 1 for i, (a, b) in enumerate(itertools.pairwise([1.0, *left])) if b < a]
+    assert cuts == [3, 5, 7]
+    assert left[-1] <= 0.3
+
+
 def test_magnitude_needs_no_gradient_and_taylor_does():
     module = randomised(Block())
     assert Pruner(module, (X[:2],), budget={"params": 0.6}, criterion="magnitude", round_to=2).prune(1.0).units
@@ -207,6 +222,7 @@ class Refused(nn.Module):
         (lambda: Pruner(Block(), (X[:2],), budget={}), RecipeError, "budget is empty"),
         (lambda: Pruner(Block(), (X[:2],), budget={"macs": 0.5}, criterion="luck"), RecipeError, "no criterion"),
         (lambda: Pruner(Block(), (X[:2], X[:2]), budget={"macs": 0.5}), ExportError, "2 example inputs and 1 name"),
+        (lambda: Pruner(Block(), (X[:2],), budget={"macs": 0.5}, total_steps=5), RecipeError, "10 pruning steps"),
         (lambda: Pruner(nn.ReLU(), (X[:2],), budget={"macs": 0.5}), ExportError, "no parameter"),
         (
             lambda: Pruner(Block(), (X[:2],), budget={"macs": 1e-4}, criterion="magnitude").prune(1.0),
