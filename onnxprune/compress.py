@@ -74,6 +74,9 @@ def run_recipe(
     """
     recipe = recipes.load(source, **changes)
     folders = [Path(source).parent] if isinstance(source, str | os.PathLike) and Path(source).is_file() else []
+    if resume and RunFolder(Path(out)).report.exists():
+        run = open_run(out, recipe, resume=True)
+        return CompressedRun(run.path, Validation.load(run.validation))
     with _modules_in(folders):
         _require_torch()
         build, task = resolve(recipe.module), load_task(recipe.data)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -100,9 +101,10 @@ def print_validation(validation: Any) -> None:
 def print_run(run: Any) -> None:
     """The table of a CompressedRun, and the next command to try."""
     print_validation(run.validation)
-    print_lines(
-        f"report:  {run.path / 'report.html'}", f"next:    python {run.path / 'package' / 'run.py'} --benchmark"
-    )
+    python = Path(sys.executable)
+    python = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
+    next_command = f"{python} {run.path / 'package' / 'run.py'} --benchmark"
+    print_lines(f"report:  {run.path / 'report.html'}", f"next:    {next_command}")
 
 
 def print_inspection(found: Any) -> None:
