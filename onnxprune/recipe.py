@@ -149,7 +149,7 @@ class Recipe(_Section):
     loss: Annotated[str, _one_of("cross_entropy")] = "cross_entropy"
 
     budget: Budget
-    criterion: Annotated[str, _one_of("taylor", "magnitude")] = "taylor"
+    criterion: Annotated[str, _one_of("taylor", "magnitude", "magnitude_l2")] = "taylor"
     schedule: Literal["cubic", "fixed", "one-shot"] = "cubic"
     steps: Positive = 10
     guard: Fraction = 0.05

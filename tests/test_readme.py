@@ -43,7 +43,7 @@ def test_the_snippets_run(tiny_project, tmp_path, monkeypatch):
     names = {
         "module": module,
         "example_inputs": (torch.from_numpy(data["train"][0][:2]),),
-        "epochs": 4,
+        "epochs": 8,
         "loader": list(shuffled_batches(*data["train"], batch_size=64)(0)),
         "criterion": torch.nn.functional.cross_entropy,
         "optimizer": torch.optim.AdamW(module.parameters(), 1e-3),

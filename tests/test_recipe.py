@@ -33,7 +33,7 @@ WRONG = {
     "an object without its module": ({"module": "build"}, "write it as package.module:object"),
     "an object with a path": ({"module": "nets/net.py:build"}, "write it as package.module:object"),
     "an unknown metric": ({"metric": "top2"}, "choose top1, top5 or error_rate, or write it as"),
-    "an unknown criterion": ({"criterion": "l1"}, "choose taylor or magnitude, or write it as"),
+    "an unknown criterion": ({"criterion": "l1"}, "choose taylor, magnitude or magnitude_l2, or write it as"),
     "an unknown schedule": ({"schedule": "linear"}, "'schedule' is 'linear'"),
     "an unknown provider": ({"providers": ["cpu", "tpu"]}, "give a list of cpu or cuda, or auto"),
     "no provider": ({"providers": []}, "give a list of cpu or cuda, or auto"),
