@@ -81,25 +81,26 @@ def run_recipe(
         _require_torch()
         build, task = resolve(recipe.module), load_task(recipe.data)
         find_metric(recipe.metric)
+        _own(recipe.loss), _own(recipe.criterion)
         run = open_run(out, recipe, resume=resume)
-        if not run.equivalence.exists():
+        # Whatever follows a stage that had to be done is done again: it would be about other files.
+        due = not run.equivalence.exists()
+        if due:
             _train_and_export(recipe, build, task, run, progress)
-        if not run.validation.exists():
+        due = due or not run.validation.exists()
+        if due:
             _measure(recipe, task, run, progress)
         validation = Validation.load(run.validation)
-        if not run.package.exists():
-            example = {task.input_name: task.arrays("validation")[0]}
-            build_package(
-                run.pruned, run.package, validation=validation, recipe=run.recipe.read_text("utf-8"), example=example
-            )
-        if not run.report.exists():
-            write_report(
-                run.report,
-                validation=validation,
-                history=json.loads(run.history.read_text("utf-8")),
-                recipe=run.recipe.read_text("utf-8"),
-                title=f"onnxprune: {recipe.name}",
-            )
+        due = due or not run.package.exists()
+        if due:
+            _package(task, run, validation)
+        write_report(
+            run.report,
+            validation=validation,
+            history=json.loads(run.history.read_text("utf-8")),
+            recipe=run.recipe.read_text("utf-8"),
+            title=f"onnxprune: {recipe.name}",
+        )
     return CompressedRun(run.path, validation)
 
 
@@ -118,7 +119,7 @@ def _train_and_export(
     device = pick_device(recipe.device)
     module = build_module(build, recipe.module, device, recipe.seed)
     metric = find_metric(recipe.metric)
-    loss = cross_entropy if recipe.loss == "cross_entropy" else resolve(recipe.loss)
+    loss = cross_entropy if recipe.loss == "cross_entropy" else _own(recipe.loss)
     sign = 1.0 if metric.higher_is_better else -1.0
     evaluate = evaluator(metric.score, *task.arrays("validation"), loss=loss, sign=sign)
     example = example_of(task.arrays("train")[0], device)
@@ -219,6 +220,13 @@ def _measure(recipe: Recipe, task: TaskData, run: RunFolder, progress: Progress 
     dataclasses.replace(validation, gates=gates).save(run.validation)
 
 
+def _package(task: TaskData, run: RunFolder, validation: Validation) -> None:
+    """The folder to ship, its sample taken from the validation data."""
+    example = {task.input_name: task.arrays("validation")[0]}
+    recipe = run.recipe.read_text("utf-8")
+    build_package(run.pruned, run.package, validation=validation, recipe=recipe, example=example)
+
+
 def _budget_gates(recipe: Recipe, validation: Validation) -> Iterator[Gate]:
     """Was the network pruned as far as was asked? The guard may have stopped before."""
     for name, limit in recipe.budget.limits.items():
@@ -245,8 +253,9 @@ def _tolerance_gate(recipe: Recipe, run: RunFolder) -> Gate:
     )
 
 
-def _own(criterion: str) -> Any:
-    return resolve(criterion) if ":" in criterion else criterion
+def _own(name: str) -> Any:
+    """The object of the user's that `name` refers to, or the name of one of ours."""
+    return resolve(name) if ":" in name else name
 
 
 def _with_sign(history: dict[str, Any], sign: float) -> dict[str, Any]:

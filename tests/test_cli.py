@@ -152,6 +152,7 @@ BAD_RECIPES = {
     "data without their package": ("data: tiny_net:task_without_its_package", 2, "onnxprune[demo]"),
     "a sample in two parts": ("data: tiny_net:leaky_task", 2, "share 1 of 128 test samples"),
     "no such metric": ("metric: tiny_net:brightnes", 2, "has no 'brightnes'"),
+    "no such loss": ("loss: tiny_net:lost", 2, "has no 'lost'"),
     "a budget below the smallest network": ("budget: {macs: 0.001}", 3, "the smallest legal network has"),
     "a device that isn't there": ("device: cuda", 3, "The recipe trains on cuda"),
 }
