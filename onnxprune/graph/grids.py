@@ -6,7 +6,7 @@ unevenly is loose there; loose channels are bundled, one member from every row.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,27 +55,28 @@ def _add(seen: dict[bytes, Grid], channels: np.ndarray, linked: bool) -> None:
     seen[key] = Grid(np.ascontiguousarray(channels), linked)
 
 
-def bundle(grids: Sequence[Grid], count: int, order: np.ndarray) -> tuple[list[np.ndarray], dict[int, str]]:
+def bundle(grids: Sequence[Grid], order: np.ndarray) -> tuple[list[np.ndarray], dict[int, str]]:
     """Group loose channels into bundles; return (bundles, {channel that no legal set contains: why}).
 
     `order[channel]` says which member of a row is taken first: the k-th of every row make the k-th bundle.
     """
-    place: dict[int, dict[int, int]] = defaultdict(dict)  # channel -> {grid: row}
+    place: dict[int, dict[int, tuple[int, int]]] = defaultdict(dict)  # channel -> {grid: (row, places in it)}
     refused: dict[int, str] = {}
     for number, grid in enumerate(grids):
-        for name, row in _loose(grid, count):
+        for name, row, hits in _loose(grid):
             if row is None:
                 refused[name] = "a grid meets it unevenly"
             else:
-                place[name][number] = row
-    classes: dict[tuple[int, ...], list[int]] = defaultdict(list)
+                place[name][number] = (row, hits)
+    classes: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)  # by grids, and places in their rows
     for name, rows in place.items():
-        classes[tuple(sorted(rows))].append(name)
+        classes[tuple(sorted((number, hits) for number, (_, hits) in rows.items()))].append(name)
     bundles: list[np.ndarray] = []
-    for signature, members in sorted(classes.items()):
+    for key, members in sorted(classes.items()):
+        signature = tuple(number for number, _ in key)
         cells: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for name in members:
-            cells[tuple(place[name][g] for g in signature)].append(name)
+            cells[tuple(place[name][g][0] for g in signature)].append(name)
         problem = _problem(signature, cells, grids, refused)
         if problem:
             refused.update(dict.fromkeys(members, problem))
@@ -90,8 +91,8 @@ def bundle(grids: Sequence[Grid], count: int, order: np.ndarray) -> tuple[list[n
     return bundles, refused
 
 
-def _loose(grid: Grid, count: int):
-    """(channel, its only row, or None if it has several) for every channel that the grid's rows don't share evenly."""
+def _loose(grid: Grid) -> Iterator[tuple[int, int | None, int]]:
+    """(channel, its only row or None if it has several, places there) of the channels that rows don't share evenly."""
     rows, width = grid.channels.shape
     flat = grid.channels.ravel() * rows + np.repeat(np.arange(rows), width)
     cells, hits = np.unique(flat, return_counts=True)
@@ -100,8 +101,8 @@ def _loose(grid: Grid, count: int):
     for start, end in zip(starts, [*starts[1:], len(names)], strict=True):
         if end - start == rows and (hits[start:end] == hits[start]).all():
             continue
-        single = end - start == 1 and hits[start] == 1
-        yield int(names[start]), int(row_of[start]) if single else None
+        single = end - start == 1
+        yield int(names[start]), int(row_of[start]) if single else None, int(hits[start])
 
 
 def _lines(

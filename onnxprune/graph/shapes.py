@@ -18,6 +18,8 @@ from onnxprune.graph.fold import MAX_SHAPE_ELEMENTS, SHAPE_OPERATORS, evaluate_n
 PROBES = ((7, 11, 13, 17, 19, 23, 29, 31, 37, 41), (43, 47, 53, 59, 61, 67, 71, 73, 79, 83))
 #: Networks that halve an image several times and join the halves need sizes divisible by a power of two.
 SCALES = (1, 2, 4, 8, 16, 32, 64)
+#: Operators defined by a function, whose own inference fails in strict mode.
+KEEPS_SHAPE = frozenset(("GroupNormalization",))
 #: Initializers above this many elements are left out when shapes are inferred: only their shape matters.
 _SMALL = 1024
 
@@ -156,7 +158,10 @@ def _skeleton(model: ir.Model, sizes: Mapping[str, int]) -> onnx.ModelProto:
     for value in model.graph.inputs:
         graph.input.append(_value_info(value, _substitute(value, sizes), value.dtype))
     for node in model.graph:
-        graph.node.append(ir.serde.serialize_node(node))
+        proto = ir.serde.serialize_node(node)
+        if node.op_type in KEEPS_SHAPE and not node.domain:
+            proto = onnx.helper.make_node("Identity", proto.input[:1], proto.output[:1])
+        graph.node.append(proto)
     for value in model.graph.outputs:
         graph.output.append(_value_info(value, None, value.dtype))
     proto = onnx.ModelProto(graph=graph, ir_version=min(model.ir_version or 8, onnx.IR_VERSION))

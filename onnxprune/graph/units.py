@@ -14,12 +14,15 @@ from onnxprune.graph.labels import PINNED, Facet, spans
 from onnxprune.graph.model import Model, load
 from onnxprune.graph.trace import Trace, walk
 
+#: What a unit can be; of several that fit the first is said.
+KINDS = ("conv group", "head", "channel", "neuron", "embedding")
+
 
 @dataclass(frozen=True)
 class Unit:
     """One smallest legal deletion.
 
-    `kind` is "channel", "neuron", "embedding" or "conv group"; `size` the number of weights it deletes; `exactness`
+    `kind` is one of KINDS; `size` the number of weights it deletes; `exactness`
     is "exact" (the function of the zeroed network is kept) or "restated"; `where` names its first weight.
     """
 
@@ -86,18 +89,22 @@ class Channels:
         """The smallest legal deletions, in graph order; rows of grids (conv groups) last."""
         pinned = np.zeros(self.count, bool)
         pinned[list(self.pin_reasons)] = True
-        bundles, refused = grids.bundle(self._grids[0], self.count, self._order)
+        bundles, refused = grids.bundle(self._grids[0], self._order)
         loose = {int(c) for members in bundles for c in members} | set(refused)
         names = {int(c) for labels, _ in self.trace.ledger.rows for c in self.channel[labels]}
         plain = [np.array([c]) for c in range(self.count) if not pinned[c] and c not in loose and c not in names]
         legal = plain + [b for b in bundles if not pinned[b].any() and not self._empties(b)]
         legal.sort(key=lambda members: int(members.min()))
+        restated = np.zeros(self.count, bool)
+        for labels in self.trace.ledger.restated:
+            restated[self.channel[labels]] = True
         found = []
         for members in legal + self._row_units(pinned, set(refused)):
             size = self._size(members)
             if size:
                 kind, where = self._describe(members)
-                found.append(Unit(len(found), kind, size, "exact", where, tuple(int(c) for c in members)))
+                exactness = "restated" if restated[members].any() else "exact"
+                found.append(Unit(len(found), kind, size, exactness, where, tuple(int(c) for c in members)))
         covered = {c for unit in found for c in unit.channels}
         for name in (set(refused) | {int(c) for members in bundles for c in members}) - covered:
             self.pin_reasons.setdefault(name, refused.get(name, "nothing else is left in its row"))
@@ -148,8 +155,7 @@ class Channels:
 
     def _describe(self, members: np.ndarray) -> tuple[str, str]:
         kinds = {self._kinds.get(int(c)) for c in members} - {None}
-        order = ("conv group", "channel", "neuron", "embedding")
-        kind = next((k for k in order if k in kinds), "channel")
+        kind = next((k for k in KINDS if k in kinds), "channel")
         place = self._places.get(int(members[0])) or next(
             (self._places[int(c)] for c in members if int(c) in self._places), ""
         )
@@ -157,7 +163,7 @@ class Channels:
 
     @cached_property
     def _kinds(self) -> dict[int, str]:
-        rank = {"conv group": 0, "channel": 1, "neuron": 2, "embedding": 3}
+        rank = {kind: place for place, kind in enumerate(KINDS)}
         found: dict[int, str] = {}
         for labels, kind in self.trace.ledger.kinds:
             for name in np.unique(self.channel[labels]):
