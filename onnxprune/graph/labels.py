@@ -153,7 +153,7 @@ class Ledger:
         return (
             [labels for _, a, b in ties for labels in (a, b)]
             + [labels for _, labels, _ in pins]
-            + [members.ravel() for _, members in rows]
+            + [labels.ravel() for pair in rows for labels in pair]
             + self.summed[since[3] :]
         )
 

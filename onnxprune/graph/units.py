@@ -62,7 +62,7 @@ class Channels:
     # ---- units ------------------------------------------------------------------------------------------------------
 
     @cached_property
-    def _grids(self) -> tuple[list[grids.Grid], np.ndarray]:
+    def _grids(self) -> list[grids.Grid]:
         facets = (f for found in self.trace.facets.values() for f in found)
         return grids.collect(facets, self.trace.ledger.grids, self.channel)
 
@@ -74,8 +74,6 @@ class Channels:
             for name in np.unique(self.channel[labels]):
                 reasons.setdefault(int(name), reason)
         reasons.setdefault(int(self.channel[PINNED]), "padding or concatenation with something that can't shrink")
-        for name in self._grids[1]:
-            reasons.setdefault(int(name), "its labels span three axes or more")
         for value, facets in self.trace.facets.items():
             for facet in facets:
                 if facet.size > 1:
@@ -89,7 +87,7 @@ class Channels:
         """The smallest legal deletions, in graph order; rows of grids (conv groups) last."""
         pinned = np.zeros(self.count, bool)
         pinned[list(self.pin_reasons)] = True
-        bundles, refused = grids.bundle(self._grids[0], self._order)
+        bundles, refused = grids.bundle(self._grids, self._order)
         loose = {int(c) for members in bundles for c in members} | set(refused)
         names = {int(c) for labels, _ in self.trace.ledger.rows for c in self.channel[labels]}
         plain = [np.array([c]) for c in range(self.count) if not pinned[c] and c not in loose and c not in names]
@@ -124,7 +122,7 @@ class Channels:
             if pinned[chosen].any() or refused & group:
                 continue
             deleted[chosen] = True
-            regular = all(g.stays_regular(deleted) for g in self._grids[0])
+            regular = all(g.stays_regular(deleted) for g in self._grids)
             deleted[chosen] = False
             if regular and not self._empties(chosen):
                 legal.append(chosen)

@@ -45,6 +45,31 @@ def rows(name: str, middle: str, units: int, after: tuple[int, ...] = (8, 5), **
     )
 
 
+QKV = "q0 = MatMul(x, wq) k0 = MatMul(x, wk) v0 = MatMul(x, wv)"
+HEADS = (
+    "q1 = Reshape(q0, s4) q = Transpose<perm=[0,2,1,3]>(q1) k1 = Reshape(k0, s4) kt = Transpose<perm=[0,2,3,1]>(k1) "
+    "v1 = Reshape(v0, s4) v = Transpose<perm=[0,2,1,3]>(v1)"
+)
+JOIN = "o1 = Transpose<perm=[0,2,1,3]>(o) o2 = Reshape(o1, s3) y = MatMul(o2, wo)"
+
+
+def tokens(name: str, body: str, units: int, **more) -> Case:
+    """Attention over x[N,5,6] with 2 heads of 4."""
+    weights = {"wq": (6, 8), "wk": (6, 8), "wv": (6, 8), "wo": (8, 5)}
+    if "wf" in more.get("weights", {}):
+        weights = {"wo": (8, 5)}
+    constants = {"s4": np.array([0, 5, 2, 4]), "s3": np.array([0, 5, 8]), "half": np.float32(0.5)}
+    return Case(
+        name,
+        body,
+        units,
+        weights | more.get("weights", {}),
+        {"x": "N,5,6"},
+        constants | more.get("constants", {}),
+        "float[a,b,c] y",
+    )
+
+
 BN = {"s": (8,), "t": (8,), "m": (8,), "var": (8,)}
 #: Operators of one operand whose domain isn't the whole line get something they can take.
 SAFE = {
@@ -96,6 +121,14 @@ CASES = [
     Case("weight behind reshape", "t = Reshape(w0, s) a = Conv(x, t) y = Conv(a, w9)", 8, {"w0": (8, 3), "w9": (5, 8, 1, 1)}, constants={"s": np.array([8, 3, 1, 1])}),
     # a weight used twice ties its uses
     rows("shared matrix", "c = MatMul(a, w1) d = Relu(c) b = MatMul(d, w1)", 8, weights={"w1": (8, 8)}),
+    # attention: 2 heads, 4 places of each head's queries and keys, 4 of its values
+    tokens("attention", f"{QKV} {HEADS} s = MatMul(q, kt) m = Mul(s, half) p = Softmax<axis=-1>(m) o = MatMul(p, v) {JOIN}", 2 + 4 + 4),
+    tokens("attention with biases and a mask", f"{QKV} {HEADS} s = MatMul(q, kt) m = Add(s, bias) p = Softmax<axis=-1>(m) o = MatMul(p, v) {JOIN}", 2 + 4 + 4, weights={"bias": (1, 2, 5, 5)}),
+    # queries, keys and values share one tensor [.., 3, heads, places], so they lose as many places
+    tokens("attention from one matrix", f"f = MatMul(x, wf) r = Reshape(f, s5) t = Transpose<perm=[2,0,3,1,4]>(r) q1, k1, v1 = Split<axis=0, num_outputs=3>(t) q = Squeeze(q1, z) k = Squeeze(k1, z) v = Squeeze(v1, z) kt = Transpose<perm=[0,1,3,2]>(k) s = MatMul(q, kt) p = Softmax<axis=-1>(s) o = MatMul(p, v) {JOIN}", 2 + 4, weights={"wf": (6, 24)}, constants={"s5": np.array([0, 5, 3, 2, 4]), "z": np.array([0])}),
+    tokens("attention with a scale for each head", f"{QKV} {HEADS} s = MatMul(q, kt) m = Mul(s, perhead) p = Softmax<axis=-1>(m) o = MatMul(p, v) {JOIN}", 2 + 4 + 4, weights={"perhead": (2, 1, 1)}),
+    # a scale that the heads share ties their places: whole heads can't go then, nor can a choice in each be made
+    tokens("attention with a scale shared by the heads", f"{QKV} {HEADS} q2 = Mul(q, shared) s = MatMul(q2, kt) p = Softmax<axis=-1>(s) o = MatMul(p, v) {JOIN}", 4 + 4, weights={"shared": (4,)}),
     # elementwise
     image("residual", "c = Conv(a, w1) d = Relu(c) e = Conv(d, w2) b = Add(e, a)", 8 + 4, weights={"w1": (4, 8, 1, 1), "w2": (8, 4, 1, 1)}, operators=("Add",)),
     image("sub mul div", "c = Sub(a, p) d = Mul(c, q) b = Div(d, var)", 8, weights={"p": (1, 8, 1, 1), "q": (8, 1, 1), "var": (1, 8, 1, 1)}, operators=("Sub", "Mul", "Div")),
