@@ -330,10 +330,10 @@ class Channels:
 
     def keep_mask(self, value: ir.Value, deleted: np.ndarray) -> np.ndarray:
         """Which elements of a tensor stay: bool, broadcastable to its shape, of size 1 where no facet speaks."""
-        facets = self.facets(value)
-        if not facets:
+        gone = [found for found in (deleted[self.channel[f]] for f in self.facets(value)) if found.any()]
+        if not gone:
             return np.ones((1,) * len(self.trace.shape_of[value]), bool)
-        return ~_any(deleted, [self.channel[f] for f in facets])
+        return ~np.logical_or.reduce(np.broadcast_arrays(*gone))
 
     def keep_masks(self, units: Sequence[Unit | int]) -> dict[str, np.ndarray]:
         """{initializer name: bool array of its shape, False = goes}, for every initializer that loses something."""

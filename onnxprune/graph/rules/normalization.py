@@ -22,15 +22,11 @@ def batch_normalization(op: Op) -> list[Facets]:
 def instance_normalization(op: Op) -> Facets:
     """Each channel of each sample by its own statistics over the positions.
 
-    Exporters write GroupNorm with it, groups as channels: then labels differ along the positions, and are restated.
+    Exporters write GroupNorm with it, groups as channels: then labels differ along the positions.
     """
     x = op.inputs[0]
-    positions = range(2, len(x.shape))
-    alone = tuple(f for f in x.facets if all(a >= 2 for a in spans(f)))
-    op.pin(alone, "takes statistics over the axis")
-    facets = tuple(f for f in x.facets if not any(f is a for a in alone))
-    _restate(op, facets, positions)
-    return op.meet([x.view(x.shape, facets), *_columns(op)], scaled_and_shifted)
+    _restate(op, x.facets, range(2, len(x.shape)))
+    return op.meet([x, *_columns(op)], scaled_and_shifted)
 
 
 @rule("", "LayerNormalization")
@@ -100,7 +96,7 @@ def _restate(op: Op, facets: Facets, axes: Sequence[int]) -> None:
     """Statistics over `axes` become those of the kept places; symbolic sizes are left alone."""
     for found in facets:
         touched = [a for a in spans(found) if a in axes]
-        if touched and any(op.is_dynamic_input(0, a) for a in touched):
+        if touched and any(op.is_dynamic_input(0, a) for a in spans(found)):
             op.pin([found], "takes statistics over a symbolic size")
         elif touched:
             op.ledger.restate(found)
