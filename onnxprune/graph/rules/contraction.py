@@ -12,18 +12,27 @@ from onnxprune.graph.labels import Facet, Ledger, facet, ghost_of, spans
 from onnxprune.graph.rules.elementwise import align, column, product, total
 from onnxprune.graph.rules.registry import Change, Facets, Mended, Op, Tensor, mend, rule
 
+#: Operators whose reading of each channel is known weight by weight (`known.reading`).
+WEIGHED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
 
 def contract(op: Op, operands: Sequence[tuple[Tensor, str]], out: str) -> Facets:
     """Tie operands whose axes are named by letters, as in einsum; return the facets of the result.
 
-    Of a grid that is summed along its rows (a head's dimensions) the rows are left, by new labels of their own.
+    Of a grid that is summed along its rows (a head's dimensions) the rows are left, by new labels of their own. A
+    letter that one operand alone has and that is summed is a plain sum: exact where deleted places hold 0.
     """
-    letters = sorted({letter for _, axes in operands for letter in axes})
+    letters = list(dict.fromkeys(letter for _, axes in operands for letter in axes))
     met = op.meet([_lay_out(tensor, axes, letters) for tensor, axes in operands], product)
     result: list[Facet] = []
     for found in met:
         summed = [i for i in spans(found) if letters[i] not in out]
         free = [i for i in spans(found) if letters[i] in out]
+        if any(sum(letters[i] in axes for _, axes in operands) == 1 for i in summed) and ghost_of(found) != 0.0:
+            op.pin([found], "sums over the axis")
+            continue
+        if summed and op.node.op_type not in WEIGHED:
+            op.ledger.sum(found)
         if summed and free:
             found = _rows(op, found, free, summed)
         elif summed:
@@ -212,3 +221,28 @@ def matmul(op: Op) -> Facets:
     right = "k" if len(b.shape) == 1 else batch[len(batch) - (len(b.shape) - 2) :] + "kn"
     out = batch + ("m" if "m" in left else "") + ("n" if "n" in right else "")
     return contract(op, [(a, left), (b, right)], out)
+
+
+@rule("", "Einsum")
+def einsum(op: Op) -> Facets | None:
+    """Any contraction, by its equation; an operand with a repeated letter (a diagonal) is pinned."""
+    tensors = [t for t in op.inputs if t is not None]
+    left, _, right = op.attr("equation").replace(" ", "").partition("->")
+    terms = left.split(",")
+    spare = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in left]
+    extra = max(len(t.shape) - len(term.replace("...", "")) for t, term in zip(tensors, terms, strict=True))
+    broadcast = "".join(spare[:extra])
+
+    def spell(term: str, rank: int) -> str:
+        extra = rank - len(term.replace("...", ""))
+        return term.replace("...", broadcast[len(broadcast) - extra :] if extra else "")
+
+    axes = [spell(term, len(t.shape)) for t, term in zip(tensors, terms, strict=True)]
+    if not right:
+        joined = left.replace("...", "").replace(",", "")
+        right = ("..." if "..." in left else "") + "".join(sorted(c for c in set(joined) if joined.count(c) == 1))
+    out = spell(right, len(op.outputs[0].shape))
+    if any(len(set(term)) < len(term) for term in axes):
+        op.pin([f for t in tensors for f in t.facets], "takes a diagonal")
+        return None
+    return contract(op, list(zip(tensors, axes, strict=True)), out)

@@ -377,3 +377,39 @@ def shape_of(op: Op) -> None:
 def creates(op: Op) -> None:
     """Creates a tensor whose axes can't shrink."""
     op.pin([f for t in op.inputs if t is not None for f in t.facets], "reads values as sizes or positions")
+
+
+@rule("", "ScatterND", shape_inputs=(1,))
+def scatter_nd(op: Op) -> Facets:
+    """Overwrites slices at indices of the first axes; the axes behind them meet the updates'."""
+    data, indices, updates = op.inputs
+    depth = indices.shape[-1] if indices.shape else 0
+    lead = len(updates.shape) - (len(data.shape) - depth)
+    op.pin([f for f in data.facets if any(a < depth for a in spans(f))], "is overwritten at places on the axis")
+    op.pin([f for f in updates.facets if any(a < lead for a in spans(f))], "is written to places on the axis")
+    rest = tuple(f for f in data.facets if all(a >= depth for a in spans(f)))
+    written = tuple(f for f in updates.facets if all(a >= lead for a in spans(f)))
+    tail = data.shape[depth:]
+    flat = [
+        data.view(tail, tuple(f.reshape(f.shape[depth:]) for f in rest)),
+        updates.view(tail, tuple(f.reshape(f.shape[lead:]) for f in written)),
+    ]
+    return tuple(f.reshape((1,) * depth + f.shape) for f in op.meet(flat, _both))
+
+
+def _both(held: Sequence[float | None]) -> float | None:
+    return held[0] if len(set(held)) == 1 else None
+
+
+@rule("", "Col2Im", shape_inputs=(1, 2))
+def col2im(op: Op) -> Facets:
+    """x[N,C*k,L] -> y[N,C,*S]: each output channel needs all the k places of its block, which are tied."""
+    x, out = op.inputs[0], op.outputs[0]
+    op.pin([f for f in x.facets if spans(f) != (1,)], "adds up blocks")
+    facets = []
+    for found in x.facets:
+        if spans(found) == (1,):
+            grid = found.reshape(out.shape[1], -1)
+            op.tie(grid, grid[:, :1])
+            facets.append(grid[:, 0].reshape((1, -1) + (1,) * (len(out.shape) - 2)))
+    return settle(op, facets)

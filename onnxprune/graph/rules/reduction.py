@@ -120,3 +120,21 @@ def along_axis(op: Op) -> list[Facets]:
     op.pin(touched, "mixes the places of the axis")
     rest = tuple(f for f in x.facets if not set(spans(f)) & set(axes))
     return [only_zero(rest) if op.node.op_type == "CumSum" else unknown(rest)] * len(op.outputs)
+
+
+@rule("", "LRN")
+def local_response(op: Op) -> Facets:
+    """Each channel beside its neighbours in the order they have: none can go."""
+    x = op.inputs[0]
+    op.pin([f for f in x.facets if f.shape[1] > 1], "normalises each channel by its neighbours")
+    return tuple(f for f in x.facets if f.shape[1] == 1)
+
+
+@rule("", "Trilu")
+def triangle(op: Op) -> Facets:
+    """Zeroes a triangle of the last two axes, whose places must stay where they are."""
+    x = op.inputs[0]
+    rank = len(x.shape)
+    touched = [f for f in x.facets if set(spans(f)) & {rank - 2, rank - 1}]
+    op.pin(touched, "zeroes by position on the axis")
+    return only_zero(tuple(f for f in x.facets if not any(f is t for t in touched)))

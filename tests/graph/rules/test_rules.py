@@ -121,6 +121,12 @@ CASES = [
     Case("weight behind reshape", "t = Reshape(w0, s) a = Conv(x, t) y = Conv(a, w9)", 8, {"w0": (8, 3), "w9": (5, 8, 1, 1)}, constants={"s": np.array([8, 3, 1, 1])}),
     # a weight used twice ties its uses
     rows("shared matrix", "c = MatMul(a, w1) d = Relu(c) b = MatMul(d, w1)", 8, weights={"w1": (8, 8)}),
+    # einsum: any of the above
+    Case("einsum, matrices", 'a = Einsum<equation="nk,kc->nc">(x, w0) y = Einsum<equation="nk,kc">(a, w9)', 8, {"w0": (6, 8), "w9": (8, 5)}, ROWS, outputs="float[a,b] y", operators=("Einsum",)),
+    Case("einsum, ellipsis", 'a = Einsum<equation="...k,kc->...c">(x, w0) y = Einsum<equation="...k,kc->...c">(a, w9)', 8, {"w0": (6, 8), "w9": (8, 5)}, {"x": "N,T,6"}, outputs="float[a,b,c] y"),
+    Case("einsum, sums of one operand", 'a = MatMul(x, w0) s = Einsum<equation="nk->n">(a) u = Unsqueeze(s, one) b = Add(a, u) y = MatMul(b, w9)', 8, {"w0": (6, 8), "w9": (8, 5)}, ROWS, {"one": np.array([1])}, outputs="float[a,b] y"),
+    Case("einsum, sum behind a sigmoid pins", 'a = MatMul(x, w0) g = Sigmoid(a) s = Einsum<equation="nk->n">(g) u = Unsqueeze(s, one) b = Add(a, u) y = MatMul(b, w9)', 0, {"w0": (6, 8), "w9": (8, 5)}, ROWS, {"one": np.array([1])}, outputs="float[a,b] y"),
+    tokens("einsum, attention", "q0 = MatMul(x, wq) k0 = MatMul(x, wk) v0 = MatMul(x, wv) q = Reshape(q0, s4) k = Reshape(k0, s4) v = Reshape(v0, s4) s = Einsum<equation=\"bihd,bjhd->bhij\">(q, k) p = Softmax<axis=-1>(s) o1 = Einsum<equation=\"bhij,bjhd->bihd\">(p, v) o2 = Reshape(o1, s3) y = MatMul(o2, wo)", 2 + 4 + 4),
     # attention: 2 heads, 4 places of each head's queries and keys, 4 of its values
     tokens("attention", f"{QKV} {HEADS} s = MatMul(q, kt) m = Mul(s, half) p = Softmax<axis=-1>(m) o = MatMul(p, v) {JOIN}", 2 + 4 + 4),
     tokens("attention with biases and a mask", f"{QKV} {HEADS} s = MatMul(q, kt) m = Add(s, bias) p = Softmax<axis=-1>(m) o = MatMul(p, v) {JOIN}", 2 + 4 + 4, weights={"bias": (1, 2, 5, 5)}),
@@ -218,6 +224,10 @@ CASES = [
     image("tile positions", "b = Tile(a, k)", 8, constants={"k": np.array([1, 1, 2, 1])}, operators=("Tile",)),
     image("tile channels", "b = Tile(a, k)", 8, (5, 16, 1, 1), constants={"k": np.array([1, 2, 1, 1])}),
     image("expand", "p = GlobalAveragePool(a) c = Expand(p, s) b = Add(a, c)", 8, constants={"s": np.array([1, 8, 8, 8])}, operators=("Expand",)),
+    Case("scatter rows", "a = MatMul(x, w0) d = ScatterND(a, i, u) y = MatMul(d, w9)", 8, {"w0": (6, 8), "w9": (8, 5), "u": (1, 8)}, {"x": "4,6"}, {"i": np.array([[2]])}, outputs="float[a,b] y", operators=("ScatterND",)),
+    Case("scatter columns pins", "a = MatMul(x, w0) t = Transpose(a) d = ScatterND(t, i, u) e = Transpose(d) y = MatMul(e, w9)", 0, {"w0": (6, 8), "w9": (8, 5), "u": (1, 4)}, {"x": "4,6"}, {"i": np.array([[2]])}, outputs="float[a,b] y"),
+    image("trilu", "b = Trilu(a)", 8, operators=("Trilu",)),
+    Case("col2im", "a = MatMul(w0, x) b = Col2Im(a, s, k) y = Conv(b, w9)", 2, {"w0": (8, 6), "w9": (5, 2, 1, 1)}, {"x": "N,6,9"}, {"s": np.array([4, 4]), "k": np.array([2, 2])}, operators=("Col2Im",)),
     image("depth to space", "b = DepthToSpace<blocksize=2>(a)", 2, (5, 2, 1, 1), operators=("DepthToSpace",)),
     image("depth to space CRD", 'b = DepthToSpace<blocksize=2, mode="CRD">(a)', 2, (5, 2, 1, 1)),
     image("space to depth", "b = SpaceToDepth<blocksize=2>(a)", 8, (5, 32, 1, 1), operators=("SpaceToDepth",)),
@@ -228,7 +238,8 @@ CASES = [
     image("shuffle", "c = Reshape(a, s) d = Transpose<perm=[0,2,1,3,4]>(c) b = Reshape(d, t)", 2 + 4, constants={"s": np.array([0, 2, 4, 8, 8]), "t": np.array([0, 8, 8, 8])}),
     # a size used as a number keeps what was measured
     image("size as a number pins", "s = Shape<start=1, end=2>(a) f = Cast<to=1>(s) r = Sqrt(f) b = Div(a, r)", 0, operators=("Shape",)),
-    image("no rule pins", "b = LRN<size=3>(a)", 0),
+    image("lrn pins", "b = LRN<size=3>(a)", 0, operators=("LRN",)),
+    image("no rule pins", "b = GatherElements<axis=3>(a, i)", 0, constants={"i": np.zeros((1, 8, 8, 8), np.int64)}, inputs={"x": "1,3,8,8"}),
     # one reader that can't shrink is enough
     image("output pins", "b = Relu(a)", 0, outputs="float[ya,yb,yc,yd] y, float[za,zb,zc,zd] a"),
 ]
