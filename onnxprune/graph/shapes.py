@@ -61,7 +61,7 @@ def probe(model: ir.Model, number: int = 0) -> Shapes:
 
 
 def infer(model: ir.Model, sizes: Mapping[str, int], *, strict: bool = True) -> Shapes:
-    """Shapes with each symbolic size replaced by `sizes[name]`. Where strict, raises InferenceError on a contradiction."""
+    """Shapes with each symbolic size replaced by `sizes[name]`. Strict, it raises InferenceError on a contradiction."""
     proto = _skeleton(model, sizes)
     inferred = onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=strict, data_prop=True)
     found: dict[str, tuple[int, ...]] = {}
