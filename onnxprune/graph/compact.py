@@ -38,6 +38,15 @@ def take(array: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(chosen.transpose(np.argsort(axes + rest)))
 
 
+def is_box(mask: np.ndarray) -> bool:
+    """Whether rows that keep nothing can go, and the others keep the same box."""
+    try:
+        _box(mask)
+    except ValueError:
+        return False
+    return True
+
+
 def _box(mask: np.ndarray) -> tuple[int, ...]:
     """Sizes of what `mask` keeps: rows that keep nothing go, the others keep the same box."""
     if mask.ndim == 0:

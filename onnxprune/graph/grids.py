@@ -6,133 +6,163 @@ unevenly is loose there; loose channels are bundled, one member from every row.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from onnxprune.graph.compact import is_box
 from onnxprune.graph.labels import Facet, compress, spans
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """`channels[row, place]`. `linked` rows go only together with something else: a conv group with its other side."""
+    """`channels[..., place]`: all axes but the last lead to a row.
+
+    `linked` rows go only together with something else: a conv group with its other side.
+    """
 
     channels: np.ndarray
     linked: bool = False
 
-    def counts(self, deleted: np.ndarray) -> np.ndarray:
-        """How many places of each row `deleted[channel]` takes."""
-        return deleted[self.channels].sum(axis=1)
+    @property
+    def rows(self) -> np.ndarray:
+        """[row, place]."""
+        return self.channels.reshape(-1, self.channels.shape[-1])
 
     def stays_regular(self, deleted: np.ndarray) -> bool:
-        """Whether every row is gone or loses as many as the others."""
-        counts = self.counts(deleted)
-        left = counts[counts < self.channels.shape[1]]
-        return bool(left.size == 0 or (left == left[0]).all())
+        """Whether what `deleted[channel]` leaves is a box: whole rows gone, the others as long as each other."""
+        return is_box(~deleted[self.channels])
 
 
-def collect(facets: Iterable[Facet], rows: Iterable[np.ndarray], channel: np.ndarray) -> tuple[list[Grid], np.ndarray]:
-    """The distinct grids among facets and rows of labels, and the channels on grids of three axes or more."""
+def collect(facets: Iterable[Facet], rows: Iterable[np.ndarray], channel: np.ndarray) -> list[Grid]:
+    """The distinct grids among facets and rows of labels."""
     seen: dict[bytes, Grid] = {}
-    complicated: list[np.ndarray] = []
     for facet in facets:
-        named = compress(channel[facet])
-        axes = spans(named)
-        if len(axes) == 2:
-            _add(seen, named.reshape(named.shape[axes[0]], named.shape[axes[1]]), linked=False)
-        elif len(axes) > 2:
-            complicated.append(named.ravel())
+        if sum(size > 1 for size in facet.shape) > 1:
+            named = compress(channel[facet])
+            axes = spans(named)
+            if len(axes) > 1:
+                _add(seen, named.reshape([named.shape[a] for a in axes]), linked=False)
     for members in rows:
         _add(seen, channel[members], linked=True)
-    return list(seen.values()), np.unique(np.concatenate(complicated)) if complicated else np.empty(0, np.int64)
+    return list(seen.values())
 
 
 def _add(seen: dict[bytes, Grid], channels: np.ndarray, linked: bool) -> None:
-    channels = np.unique(channels, axis=0) if len(channels) > 1 and channels.shape[1] > 1 else channels
+    if channels.ndim == 2 and len(channels) > 1 and channels.shape[1] > 1:
+        channels = np.unique(channels, axis=0)
     key = channels.tobytes() + repr(channels.shape).encode()
     linked = linked or (key in seen and seen[key].linked)
     seen[key] = Grid(np.ascontiguousarray(channels), linked)
 
 
-def bundle(grids: Sequence[Grid], count: int, order: np.ndarray) -> tuple[list[np.ndarray], dict[int, str]]:
+#: How a channel lies on the grids that meet it unevenly: (grid, row, places in the row), in order.
+Cell = tuple[tuple[int, int, int], ...]
+
+
+def bundle(grids: Sequence[Grid], order: np.ndarray) -> tuple[list[np.ndarray], dict[int, str]]:
     """Group loose channels into bundles; return (bundles, {channel that no legal set contains: why}).
 
     `order[channel]` says which member of a row is taken first: the k-th of every row make the k-th bundle.
     """
-    place: dict[int, dict[int, int]] = defaultdict(dict)  # channel -> {grid: row}
-    refused: dict[int, str] = {}
-    for number, grid in enumerate(grids):
-        for name, row in _loose(grid, count):
-            if row is None:
-                refused[name] = "a grid meets it unevenly"
-            else:
-                place[name][number] = row
-    classes: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for name, rows in place.items():
-        classes[tuple(sorted(rows))].append(name)
+    cells = _cells(grids)
     bundles: list[np.ndarray] = []
-    for signature, members in sorted(classes.items()):
-        cells: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for name in members:
-            cells[tuple(place[name][g] for g in signature)].append(name)
-        problem = _problem(signature, cells, grids, refused)
-        if problem:
-            refused.update(dict.fromkeys(members, problem))
-            continue
-        ranked = [sorted(cell, key=lambda c: (order[c], c)) for _, cell in sorted(cells.items())]
-        columns = [np.array(column, np.int64) for column in zip(*ranked, strict=True)]
-        if len(columns) == 1 and len(signature) > 1:
-            columns = _lines(signature, cells, grids)
+    refused: dict[int, str] = {}
+    for keys in _classes(grids, cells):
+        members = [name for key in keys for name in cells[key]]
+        problem = _problem(grids, cells, keys)
+        columns: list[np.ndarray] = []
+        if not problem:
+            ranked = [sorted(cells[key], key=lambda c: (order[c], c)) for key in keys]
+            columns = [np.array(column, np.int64) for column in zip(*ranked, strict=True)]
+            if len(columns) == 1 and len({g for key in keys for g, _, _ in key}) > 1:
+                columns = _lines(grids, cells, keys)
         if not columns:
-            refused.update(dict.fromkeys(members, "grids cross here"))
+            refused.update(dict.fromkeys(members, problem or "grids cross here"))
         bundles += columns
     return bundles, refused
 
 
-def _loose(grid: Grid, count: int):
-    """(channel, its only row, or None if it has several) for every channel that the grid's rows don't share evenly."""
-    rows, width = grid.channels.shape
+def _cells(grids: Sequence[Grid]) -> dict[Cell, list[int]]:
+    """Loose channels, by how they lie."""
+    lies: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
+    for number, grid in enumerate(grids):
+        for name, rows, hits in _loose(grid):
+            lies[name] += [(number, row, hit) for row, hit in zip(rows.tolist(), hits.tolist(), strict=True)]
+    cells: dict[Cell, list[int]] = defaultdict(list)
+    for name, found in sorted(lies.items()):
+        cells[tuple(found)].append(name)
+    return cells
+
+
+def _loose(grid: Grid) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(channel, its rows, its places in each) of the channels that the rows of a grid don't share evenly."""
+    rows, width = grid.rows.shape
     flat = grid.channels.ravel() * rows + np.repeat(np.arange(rows), width)
     cells, hits = np.unique(flat, return_counts=True)
     names, row_of = cells // rows, cells % rows
     starts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]])
     for start, end in zip(starts, [*starts[1:], len(names)], strict=True):
-        if end - start == rows and (hits[start:end] == hits[start]).all():
-            continue
-        single = end - start == 1 and hits[start] == 1
-        yield int(names[start]), int(row_of[start]) if single else None
+        if end - start < rows or (hits[start:end] != hits[start]).any():
+            yield int(names[start]), row_of[start:end], hits[start:end]
 
 
-def _lines(
-    signature: tuple[int, ...], cells: Mapping[tuple[int, ...], list[int]], grids: Sequence[Grid]
-) -> list[np.ndarray]:
+def _coverage(grids: Sequence[Grid], keys: Iterable[Cell]) -> dict[int, np.ndarray]:
+    """{grid: places that one channel of each cell takes from each row}."""
+    taken: dict[int, np.ndarray] = {}
+    for key in keys:
+        for number, row, hits in key:
+            taken.setdefault(number, np.zeros(len(grids[number].rows), np.int64))[row] += hits
+    return taken
+
+
+def _classes(grids: Sequence[Grid], cells: Mapping[Cell, list[int]]) -> list[list[Cell]]:
+    """Cells that take their share of every row together.
+
+    Cells on the same grids go together; classes that reach only some rows of a grid are joined to each other.
+    """
+    alike: dict[tuple, list[Cell]] = defaultdict(list)
+    for key in sorted(cells):
+        alike[tuple((number, hits) for number, _, hits in key)].append(key)
+    classes = list(alike.values())
+    partial: dict[int, list[int]] = defaultdict(list)
+    for index, keys in enumerate(classes):
+        for number, taken in _coverage(grids, keys).items():
+            if (taken != taken[0]).any():
+                partial[number].append(index)
+    joined = list(range(len(classes)))
+    for indices in partial.values():
+        target = min(joined[i] for i in indices)
+        olds = {joined[i] for i in indices}
+        joined = [target if j in olds else j for j in joined]
+    merged: dict[int, list[Cell]] = defaultdict(list)
+    for index, keys in enumerate(classes):
+        merged[joined[index]] += keys
+    return list(merged.values())
+
+
+def _problem(grids: Sequence[Grid], cells: Mapping[Cell, list[int]], keys: Sequence[Cell]) -> str:
+    """Why one channel from each cell is not a legal deletion; empty if it is."""
+    if len({len(cells[key]) for key in keys}) > 1:
+        return "the rows it lies in have members of different kinds"
+    if any((taken != taken[0]).any() for taken in _coverage(grids, keys).values()):
+        return "a grid meets it unevenly"
+    return ""
+
+
+def _lines(grids: Sequence[Grid], cells: Mapping[Cell, list[int]], keys: Sequence[Cell]) -> list[np.ndarray]:
     """Where two grids cross, one channel at each crossing (a transposed grid): the whole rows of either are legal.
 
     Linked rows are left to the units that delete the other side too.
     """
     found: list[np.ndarray] = []
-    if len(signature) != 2:
+    if any(len(key) != 2 or key[0][0] == key[1][0] for key in keys):
         return found
-    for position, number in enumerate(signature):
-        rows = defaultdict(list)
-        for key, cell in sorted(cells.items()):
-            rows[key[position]] += cell
-        if not grids[number].linked:
+    for position in range(2):
+        rows: dict[int, list[int]] = defaultdict(list)
+        for key in keys:
+            rows[key[position][1]] += cells[key]
+        if not grids[keys[0][position][0]].linked:
             found += [np.array(row, np.int64) for row in rows.values()]
     return found
-
-
-def _problem(signature, cells, grids, refused) -> str:
-    """Why one member from each cell is not a legal deletion; empty if it is."""
-    if any(name in refused for cell in cells.values() for name in cell):
-        return "a grid meets it unevenly"
-    if len({len(cell) for cell in cells.values()}) > 1:
-        return "the rows it lies in have members of different kinds"
-    for position, number in enumerate(signature):
-        per_row = defaultdict(int)
-        for key in cells:
-            per_row[key[position]] += 1
-        if len(per_row) != len(grids[number].channels) or len(set(per_row.values())) > 1:
-            return "two grids cross here"
-    return ""

@@ -270,6 +270,10 @@ def alive(channels: Channels, known: Mapping[ir.Value, Known]) -> tuple[np.ndarr
     lives = np.zeros(channels.count, bool)
     channels.units  # settles which channels are pinned  # noqa: B018
     lives[list(channels.pin_reasons)] = True
+    for labels in trace.ledger.restated:  # other statistics are another function
+        lives[channel[labels]] = True
+    for labels in trace.ledger.summed:
+        lives[channel[labels]] = True
     readers: dict[int, str] = {}
     table = []
     for node in trace.model.ir.graph:

@@ -13,7 +13,29 @@ from scipy.sparse.csgraph import connected_components
 
 PINNED = 0
 
-Facet = np.ndarray
+
+class Facet(np.ndarray):
+    """An array of labels, and the `ghost`: what a deleted slice holds at this point of the network with it zeroed.
+
+    The ghost is a number, or None where it isn't known. It goes along when NumPy moves the labels.
+    """
+
+    ghost: float | None
+
+    def __array_finalize__(self, source: object) -> None:
+        self.ghost = getattr(source, "ghost", None)
+
+
+def facet(labels: np.ndarray, ghost: float | None) -> Facet:
+    """A facet with these labels and this ghost."""
+    found = np.asarray(labels).view(Facet)
+    found.ghost = ghost
+    return found
+
+
+def ghost_of(labels: np.ndarray) -> float | None:
+    """The ghost of a facet; unknown for a plain array."""
+    return getattr(labels, "ghost", None)
 
 
 def spans(facet: Facet) -> tuple[int, ...]:
@@ -34,7 +56,7 @@ def compress(facet: Facet) -> Facet:
 def spread(facet: Facet, shape: tuple[int, ...], axes: tuple[int, ...]) -> Facet:
     """Repeat the labels along `axes` up to the tensor's size there."""
     target = tuple(shape[a] if a in axes else size for a, size in enumerate(facet.shape))
-    return np.broadcast_to(facet, target)
+    return np.broadcast_to(facet, target, subok=True)
 
 
 def reshape_blocks(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -83,6 +105,8 @@ class Ledger:
     ties: list[tuple[int, np.ndarray, np.ndarray]] = field(default_factory=list)
     pins: list[tuple[int, np.ndarray, str]] = field(default_factory=list)
     rows: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    restated: list[np.ndarray] = field(default_factory=list)
+    summed: list[np.ndarray] = field(default_factory=list)
     grids: list[np.ndarray] = field(default_factory=list)
     kinds: list[tuple[np.ndarray, str]] = field(default_factory=list)
 
@@ -107,21 +131,30 @@ class Ledger:
         self.rows.append((names, members))
         self.grids.append(members)
 
+    def restate(self, labels: np.ndarray) -> None:
+        """Deleting one of these changes the statistics of a normalisation, which are then over what is kept."""
+        self.restated.append(labels.ravel())
+
+    def sum(self, labels: np.ndarray) -> None:
+        """A reduction adds these up; a deleted one held 0, so nothing changes."""
+        self.summed.append(labels.ravel())
+
     def kind(self, labels: np.ndarray, name: str) -> None:
         """Say what these labels are called in the field: channel, neuron, ..."""
         self.kinds.append((labels.ravel(), name))
 
-    def marks(self) -> tuple[int, int, int]:
+    def marks(self) -> tuple[int, ...]:
         """Where the ledger ends now, for `mentioned`."""
-        return len(self.ties), len(self.pins), len(self.rows)
+        return len(self.ties), len(self.pins), len(self.rows), len(self.summed)
 
-    def mentioned(self, since: tuple[int, int, int]) -> list[np.ndarray]:
+    def mentioned(self, since: tuple[int, ...]) -> list[np.ndarray]:
         """The labels written down since `marks()`, in pieces."""
         ties, pins, rows = self.ties[since[0] :], self.pins[since[1] :], self.rows[since[2] :]
         return (
             [labels for _, a, b in ties for labels in (a, b)]
             + [labels for _, labels, _ in pins]
-            + [members.ravel() for _, members in rows]
+            + [labels.ravel() for pair in rows for labels in pair]
+            + self.summed[since[3] :]
         )
 
     def solve(self) -> np.ndarray:

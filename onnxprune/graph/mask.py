@@ -1,7 +1,8 @@
 """The oracle: the function of the network with its units zeroed, and nothing removed.
 
-Every weight that would be deleted is multiplied by zero where it is read. Shares no code with `remove`, which must
-give the same function.
+Every weight that would be deleted is multiplied by zero where it is read; normalisations over an axis that would shrink
+take their statistics over what is kept, by mask tensors. Shares no code with `remove`, which must give the same
+function.
 """
 
 from collections.abc import Iterable
@@ -25,14 +26,23 @@ DIVISORS = {
     ("Log", 0),
 }
 
+NORMALISATIONS = ("GroupNormalization", "InstanceNormalization", "LayerNormalization")
+
 
 def mask(model: Model, channels: Channels, units: Iterable[Unit | int]) -> Model:
     """Return `model` with the weights of `units` multiplied by zero. Raises EmptyAxisError as `remove` does."""
     if channels.model is not model:
         raise InputError("These channels were traced from another model. Trace the model you are changing.")
+    units = list(units)
     copy = model.ir.clone()
     graph = copy.graph
-    for name, keep in channels.keep_masks(list(units)).items():
+    deleted = channels.deleted(units)
+    for node, twin in list(zip(model.ir.graph, graph, strict=True)):
+        if node.op_type in NORMALISATIONS and not node.domain:
+            keep = channels.keep_mask(node.inputs[0], deleted)
+            if not keep.all():
+                _restate(graph, twin, np.asarray(keep), channels.trace.shape_of[node.inputs[0]])
+    for name, keep in channels.keep_masks(units).items():
         value = graph.initializers[name]
         dtype = value.const_value.dtype
         constant = ir.tensor(keep.astype(np.float32).astype(dtype.numpy()), dtype=dtype, name=f"{name}.mask")
@@ -47,3 +57,79 @@ def mask(model: Model, channels: Channels, units: Iterable[Unit | int]) -> Model
                 user.replace_input_with(index, node.outputs[0])
         graph.insert_before(graph[0], node)
     return Model(copy, model.name, dict(model.copies))
+
+
+def _restate(graph: ir.Graph, node: ir.Node, keep: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Write a normalisation out, with statistics over what `keep` keeps: bool, broadcastable to x's `shape`."""
+    write = _Writer(graph, node)
+    x = node.inputs[0]
+    rank = len(shape)
+    scale_shape: tuple[int, ...] | None = None
+    if node.op_type == "LayerNormalization":
+        axis = node.attributes["axis"].as_int() if "axis" in node.attributes else -1
+        axes = list(range(axis % rank, rank))
+    elif node.op_type == "InstanceNormalization":
+        axes = list(range(2, rank))
+        scale_shape = (1, -1) + (1,) * (rank - 2)
+    else:
+        # [N, C, *S] as [N, groups, channels in the group, positions]
+        groups = node.attributes["num_groups"].as_int()
+        original = write("Shape", x)
+        x = write("Reshape", x, write.constant(np.array([0, groups, shape[1] // groups, -1])))
+        keep = keep.reshape(1, groups, -1, 1)
+        axes = [2, 3]
+        scale_shape = (1, -1) + (1,) * (rank - 2)
+    epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
+    dtype = (node.inputs[0].dtype or ir.DataType.FLOAT).numpy()
+    kept = write.constant(keep.astype(dtype))
+    # The mean over all places is that over the kept ones times the fraction kept.
+    fraction = write.constant(keep.mean(axis=tuple(axes), keepdims=True).clip(1e-9).astype(dtype))
+    mean = write("Div", write.mean(write("Mul", x, kept), axes), fraction)
+    centred = write("Mul", write("Sub", x, mean), kept)
+    variance = write("Div", write.mean(write("Mul", centred, centred), axes), fraction)
+    deviation = write("Sqrt", write("Add", variance, write.constant(np.array(epsilon, dtype))))
+    y = write("Div", centred, deviation)
+    if node.op_type == "GroupNormalization":
+        y = write("Reshape", y, original)
+    for operator, operand in zip(("Mul", "Add"), node.inputs[1:], strict=False):
+        if operand is not None:
+            column = (
+                operand if scale_shape is None else write("Reshape", operand, write.constant(np.array(scale_shape)))
+            )
+            y = write(operator, y, column)
+    out, last = node.outputs[0], y
+    is_output = out.is_graph_output()
+    out.replace_all_uses_with(last, replace_graph_outputs=is_output)
+    if is_output:
+        last.name, out.name = out.name, f"{out.name}.replaced"
+    graph.remove(node, safe=True)
+
+
+class _Writer:
+    """Writes nodes before one node of a graph."""
+
+    def __init__(self, graph: ir.Graph, before: ir.Node):
+        self.graph, self.before, self.count = graph, before, 0
+        self.version = graph.opset_imports.get("", 1)
+
+    def __call__(self, operator: str, *operands: ir.Value, **attributes: int | list[int]) -> ir.Value:
+        self.count += 1
+        name = f"{self.before.name}.restated{self.count}"
+        listed = [ir.AttrInt64s(k, v) if isinstance(v, list) else ir.AttrInt64(k, v) for k, v in attributes.items()]
+        node = ir.Node("", operator, operands, listed, name=name)
+        node.outputs[0].name = name
+        self.graph.insert_before(self.before, node)
+        return node.outputs[0]
+
+    def constant(self, array: np.ndarray) -> ir.Value:
+        self.count += 1
+        name = f"{self.before.name}.restated{self.count}"
+        tensor = ir.tensor(np.asarray(array), name=name)
+        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
+        self.graph.register_initializer(value)
+        return value
+
+    def mean(self, x: ir.Value, axes: list[int]) -> ir.Value:
+        if self.version < 18:
+            return self("ReduceMean", x, axes=axes, keepdims=1)
+        return self("ReduceMean", x, self.constant(np.array(axes)), keepdims=1)

@@ -137,8 +137,14 @@ def _apply(graph: ir.Graph, node: ir.Node, mended: Mended) -> None:
             node.attributes.pop(name, None)
         elif isinstance(value, int):
             node.attributes[name] = ir.AttrInt64(name, value)
+        elif isinstance(value, float):
+            node.attributes[name] = ir.AttrFloat32(name, value)
         else:
             node.attributes[name] = ir.AttrInt64s(name, list(value))
+    for index, factor in mended.multiply.items():
+        _multiply(graph, node, index, factor)
+    if mended.scale != 1.0:
+        _scale_output(graph, node, mended.scale)
     for index, array in mended.inputs.items():
         if len(node.inputs) <= index:
             node.resize_inputs(index + 1)
@@ -150,6 +156,37 @@ def _apply(graph: ir.Graph, node: ir.Node, mended: Mended) -> None:
         new = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
         graph.register_initializer(new)
         node.replace_input_with(index, new)
+
+
+def _multiply(graph: ir.Graph, node: ir.Node, index: int, factor: float) -> None:
+    """Give the node its own copy of a weight, times `factor`."""
+    old = node.inputs[index]
+    tensor = old.const_value
+    name = _free_name(graph, f"{old.name}.scaled") if len(old.uses()) > 1 else old.name
+    array = (tensor.numpy().astype(np.float64) * factor).astype(tensor.dtype.numpy())
+    scaled = ir.tensor(array, dtype=tensor.dtype, name=name)
+    if name == old.name:
+        old.const_value = scaled
+        return
+    new = ir.Value(name=name, type=old.type, shape=old.shape, const_value=scaled)
+    graph.register_initializer(new)
+    node.replace_input_with(index, new)
+
+
+def _scale_output(graph: ir.Graph, node: ir.Node, factor: float) -> None:
+    """Multiply what the node gives; its readers, and a graph output's name, follow."""
+    out = node.outputs[0]
+    name = _free_name(graph, f"{node.name}.scale")
+    constant = ir.tensor(np.array(factor, (out.dtype or ir.DataType.FLOAT).numpy()), name=name)
+    value = ir.Value(name=name, type=ir.TensorType(constant.dtype), shape=ir.Shape(()), const_value=constant)
+    graph.register_initializer(value)
+    scaled = ir.Node("", "Mul", [out, value], name=name)
+    scaled.outputs[0].type, scaled.outputs[0].shape = out.type, out.shape
+    is_output = out.is_graph_output()
+    out.replace_all_uses_with(scaled.outputs[0], replace_graph_outputs=is_output)
+    scaled.replace_input_with(0, out)
+    scaled.outputs[0].name, out.name = (out.name, f"{out.name}.kept") if is_output else (f"{out.name}.scaled", out.name)
+    graph.insert_after(node, scaled)
 
 
 def _free_name(graph: ir.Graph, name: str) -> str:

@@ -12,12 +12,13 @@ import onnx
 import onnx_ir as ir
 from onnx.shape_inference import InferenceError
 
-from onnxprune.errors import ModelError
 from onnxprune.graph.fold import MAX_SHAPE_ELEMENTS, SHAPE_OPERATORS, evaluate_node
 
 PROBES = ((7, 11, 13, 17, 19, 23, 29, 31, 37, 41), (43, 47, 53, 59, 61, 67, 71, 73, 79, 83))
 #: Networks that halve an image several times and join the halves need sizes divisible by a power of two.
 SCALES = (1, 2, 4, 8, 16, 32, 64)
+#: Operators defined by a function, whose own inference fails in strict mode.
+KEEPS_SHAPE = frozenset(("GroupNormalization",))
 #: Initializers above this many elements are left out when shapes are inferred: only their shape matters.
 _SMALL = 1024
 
@@ -43,26 +44,26 @@ def symbols(model: ir.Model) -> list[str]:
 def probe(model: ir.Model, number: int = 0) -> Shapes:
     """Shapes under the first (0) or second (1) assignment of primes to symbolic sizes.
 
-    Raises ModelError if no assignment passes strict shape inference: then the graph contradicts itself.
+    Where no assignment passes strict inference (a contradiction, or an operator that it can't handle), shapes that
+    can't be found are left out.
     """
     names = symbols(model)
     primes = PROBES[number]
-    problem = ""
-    for scale in SCALES:
+    first: dict[str, int] = {}
+    for scale in SCALES if names else SCALES[:1]:
         sizes = {name: primes[i % len(primes)] * (scale if i or len(names) == 1 else 1) for i, name in enumerate(names)}
+        first = first or sizes
         try:
             return infer(model, sizes)
-        except InferenceError as error:
-            problem = str(error)
-        if not names:
-            break
-    raise ModelError(f"Shape inference fails: {problem.splitlines()[0][:300]}. Check the file with onnx.checker.")
+        except InferenceError:
+            continue
+    return infer(model, first, strict=False)
 
 
-def infer(model: ir.Model, sizes: Mapping[str, int]) -> Shapes:
-    """Shapes with each symbolic size replaced by `sizes[name]`. Raises InferenceError on a contradiction."""
+def infer(model: ir.Model, sizes: Mapping[str, int], *, strict: bool = True) -> Shapes:
+    """Shapes with each symbolic size replaced by `sizes[name]`. Strict, it raises InferenceError on a contradiction."""
     proto = _skeleton(model, sizes)
-    inferred = onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=True, data_prop=True)
+    inferred = onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=strict, data_prop=True)
     found: dict[str, tuple[int, ...]] = {}
     for info in [*inferred.graph.value_info, *inferred.graph.output]:
         dims = info.type.tensor_type.shape.dim
@@ -156,7 +157,10 @@ def _skeleton(model: ir.Model, sizes: Mapping[str, int]) -> onnx.ModelProto:
     for value in model.graph.inputs:
         graph.input.append(_value_info(value, _substitute(value, sizes), value.dtype))
     for node in model.graph:
-        graph.node.append(ir.serde.serialize_node(node))
+        proto = ir.serde.serialize_node(node)
+        if node.op_type in KEEPS_SHAPE and not node.domain:
+            proto = onnx.helper.make_node("Identity", proto.input[:1], proto.output[:1])
+        graph.node.append(proto)
     for value in model.graph.outputs:
         graph.output.append(_value_info(value, None, value.dtype))
     proto = onnx.ModelProto(graph=graph, ir_version=min(model.ir_version or 8, onnx.IR_VERSION))

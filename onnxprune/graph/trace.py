@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.graph import shapes
-from onnxprune.graph.labels import Ledger
+from onnxprune.graph.labels import Ledger, facet
 from onnxprune.graph.model import Model
 from onnxprune.graph.rules import RULES, SHAPE_INPUTS, Op, Tensor
 from onnxprune.graph.rules.contraction import grouped_weight
@@ -69,8 +69,8 @@ class _Walk:
                 self._apply(node)
         self.ledger.at = graph.num_nodes()
         for value in graph.outputs:
-            for facet in self.facets.get(value, ()):
-                self.ledger.pin(facet, f"graph output '{value.name}'")
+            for found in self.facets.get(value, ()):
+                self.ledger.pin(found, f"graph output '{value.name}'")
 
     def _initial(self, value: ir.Value) -> Facets:
         """Labels of a float initializer: one for every place on every axis longer than 1."""
@@ -84,7 +84,7 @@ class _Walk:
                 return grouped_weight(self.ledger, shape, group)
         rank = len(shape)
         return tuple(
-            self.ledger.fresh(size).reshape([size if a == axis else 1 for a in range(rank)])
+            facet(self.ledger.fresh(size).reshape([size if a == axis else 1 for a in range(rank)]), ghost=0.0)
             for axis, size in enumerate(shape)
             if size > 1
         )
@@ -138,8 +138,8 @@ class _Walk:
 
     def _pin_measured(self, node: ir.Node, value: ir.Value) -> None:
         for source in self.measured.get(value, ()):
-            for facet in self.facets[source]:
-                self.ledger.pin(facet, f"{node.op_type} '{node.name}' computes with the size of '{source.name}'")
+            for found in self.facets[source]:
+                self.ledger.pin(found, f"{node.op_type} '{node.name}' computes with the size of '{source.name}'")
 
     def _tensor(self, value: ir.Value) -> Tensor:
         shape = self.trace.shape_of.get(value)
@@ -175,11 +175,11 @@ def _captured(found: ir.Attr, graph: ir.Graph | None) -> list[ir.Value]:
 
 def _check(op: Op, tensor: Tensor, facets: Facets) -> None:
     """A facet has its tensor's rank, and size 1 or the tensor's on each axis. Anything else is a bug in the rule."""
-    for facet in facets:
-        fits = facet.ndim == len(tensor.shape) and all(
-            f in (1, s) for f, s in zip(facet.shape, tensor.shape, strict=True)
+    for found in facets:
+        fits = found.ndim == len(tensor.shape) and all(
+            f in (1, s) for f, s in zip(found.shape, tensor.shape, strict=True)
         )
         if not fits:
             raise AssertionError(
-                f"The rule of {op.where} gave '{tensor.name}' {list(tensor.shape)} a facet of {list(facet.shape)}."
+                f"The rule of {op.where} gave '{tensor.name}' {list(tensor.shape)} a facet of {list(found.shape)}."
             )

@@ -14,12 +14,15 @@ from onnxprune.graph.labels import PINNED, Facet, spans
 from onnxprune.graph.model import Model, load
 from onnxprune.graph.trace import Trace, walk
 
+#: What a unit can be; of several that fit the first is said.
+KINDS = ("conv group", "head", "channel", "neuron", "embedding")
+
 
 @dataclass(frozen=True)
 class Unit:
     """One smallest legal deletion.
 
-    `kind` is "channel", "neuron", "embedding" or "conv group"; `size` the number of weights it deletes; `exactness`
+    `kind` is one of KINDS; `size` the number of weights it deletes; `exactness`
     is "exact" (the function of the zeroed network is kept) or "restated"; `where` names its first weight.
     """
 
@@ -59,7 +62,7 @@ class Channels:
     # ---- units ------------------------------------------------------------------------------------------------------
 
     @cached_property
-    def _grids(self) -> tuple[list[grids.Grid], np.ndarray]:
+    def _grids(self) -> list[grids.Grid]:
         facets = (f for found in self.trace.facets.values() for f in found)
         return grids.collect(facets, self.trace.ledger.grids, self.channel)
 
@@ -71,8 +74,6 @@ class Channels:
             for name in np.unique(self.channel[labels]):
                 reasons.setdefault(int(name), reason)
         reasons.setdefault(int(self.channel[PINNED]), "padding or concatenation with something that can't shrink")
-        for name in self._grids[1]:
-            reasons.setdefault(int(name), "its labels span three axes or more")
         for value, facets in self.trace.facets.items():
             for facet in facets:
                 if facet.size > 1:
@@ -86,18 +87,22 @@ class Channels:
         """The smallest legal deletions, in graph order; rows of grids (conv groups) last."""
         pinned = np.zeros(self.count, bool)
         pinned[list(self.pin_reasons)] = True
-        bundles, refused = grids.bundle(self._grids[0], self.count, self._order)
+        bundles, refused = grids.bundle(self._grids, self._order)
         loose = {int(c) for members in bundles for c in members} | set(refused)
         names = {int(c) for labels, _ in self.trace.ledger.rows for c in self.channel[labels]}
         plain = [np.array([c]) for c in range(self.count) if not pinned[c] and c not in loose and c not in names]
         legal = plain + [b for b in bundles if not pinned[b].any() and not self._empties(b)]
         legal.sort(key=lambda members: int(members.min()))
+        restated = np.zeros(self.count, bool)
+        for labels in self.trace.ledger.restated:
+            restated[self.channel[labels]] = True
         found = []
         for members in legal + self._row_units(pinned, set(refused)):
             size = self._size(members)
             if size:
                 kind, where = self._describe(members)
-                found.append(Unit(len(found), kind, size, "exact", where, tuple(int(c) for c in members)))
+                exactness = "restated" if restated[members].any() else "exact"
+                found.append(Unit(len(found), kind, size, exactness, where, tuple(int(c) for c in members)))
         covered = {c for unit in found for c in unit.channels}
         for name in (set(refused) | {int(c) for members in bundles for c in members}) - covered:
             self.pin_reasons.setdefault(name, refused.get(name, "nothing else is left in its row"))
@@ -117,7 +122,7 @@ class Channels:
             if pinned[chosen].any() or refused & group:
                 continue
             deleted[chosen] = True
-            regular = all(g.stays_regular(deleted) for g in self._grids[0])
+            regular = all(g.stays_regular(deleted) for g in self._grids)
             deleted[chosen] = False
             if regular and not self._empties(chosen):
                 legal.append(chosen)
@@ -148,8 +153,7 @@ class Channels:
 
     def _describe(self, members: np.ndarray) -> tuple[str, str]:
         kinds = {self._kinds.get(int(c)) for c in members} - {None}
-        order = ("conv group", "channel", "neuron", "embedding")
-        kind = next((k for k in order if k in kinds), "channel")
+        kind = next((k for k in KINDS if k in kinds), "channel")
         place = self._places.get(int(members[0])) or next(
             (self._places[int(c)] for c in members if int(c) in self._places), ""
         )
@@ -157,7 +161,7 @@ class Channels:
 
     @cached_property
     def _kinds(self) -> dict[int, str]:
-        rank = {"conv group": 0, "channel": 1, "neuron": 2, "embedding": 3}
+        rank = {kind: place for place, kind in enumerate(KINDS)}
         found: dict[int, str] = {}
         for labels, kind in self.trace.ledger.kinds:
             for name in np.unique(self.channel[labels]):
@@ -326,10 +330,10 @@ class Channels:
 
     def keep_mask(self, value: ir.Value, deleted: np.ndarray) -> np.ndarray:
         """Which elements of a tensor stay: bool, broadcastable to its shape, of size 1 where no facet speaks."""
-        facets = self.facets(value)
-        if not facets:
+        gone = [found for found in (deleted[self.channel[f]] for f in self.facets(value)) if found.any()]
+        if not gone:
             return np.ones((1,) * len(self.trace.shape_of[value]), bool)
-        return ~_any(deleted, [self.channel[f] for f in facets])
+        return ~np.logical_or.reduce(np.broadcast_arrays(*gone))
 
     def keep_masks(self, units: Sequence[Unit | int]) -> dict[str, np.ndarray]:
         """{initializer name: bool array of its shape, False = goes}, for every initializer that loses something."""

@@ -76,16 +76,24 @@ class _Group:
 class Planner:
     """Plans for one network; what doesn't change between plans is computed once.
 
-    `keep` are patterns over weight names, or parts of them: units that delete anything of a matching weight stay.
+    `keep` are patterns over weight names, or parts of them: units that delete anything of a matching weight stay. So do
+    restated units where `restated` is False: what trains with the statistics of the whole may not deploy with others.
     """
 
     def __init__(
-        self, channels: Channels, *, keep: Sequence[str] = (), round_to: "int | str" = "cpu", min_width: int = 1
+        self,
+        channels: Channels,
+        *,
+        keep: Sequence[str] = (),
+        round_to: "int | str" = "cpu",
+        min_width: int = 1,
+        restated: bool = True,
     ):
         self.channels = channels
         self.round_to = round_to
         self.min_width = min_width
         self.keep = tuple(keep)
+        self.restated = restated
 
     @cached_property
     def groups(self) -> tuple[_Group, ...]:
@@ -103,7 +111,8 @@ class Planner:
         found: dict[tuple, list[int]] = defaultdict(list)
         for unit in channels.units:
             members = list(unit.channels)
-            if kept[members].any() or taken[members].any():
+            stays = kept[members].any() or (unit.exactness == "restated" and not self.restated)
+            if stays or taken[members].any():
                 continue
             taken[members] = True
             found[unit.kind, tuple(sorted(signature[members].tolist()))].append(unit.index)

@@ -96,7 +96,8 @@ class Pruner:
         self._total_steps, self._pruning_steps = total_steps, pruning_steps
         self._steps = 0
         self._penalty = penalty
-        self._planning: dict[str, Any] = {"keep": tuple(keep), "round_to": round_to}
+        # LayerNorm trains with the statistics of all its channels; deleting some would restate them.
+        self._planning: dict[str, Any] = {"keep": tuple(keep), "round_to": round_to, "restated": False}
         self.channels = self._trace()
         self._parameters = self._traced_parameters()
         self._planner = Planner(self.channels, **self._planning)

@@ -170,6 +170,17 @@ def test_what_is_pruned_stays_pruned_and_state_survives():
     assert all(torch.equal(p, weights[n]) for n, p in module.named_parameters())
 
 
+def test_what_deletion_would_restate_stays():
+    """LayerNorm takes its statistics over all channels in training: its channels stay, what lies between goes."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 12), nn.LayerNorm(12), nn.Linear(12, 8), nn.GELU(), nn.Linear(8, 3))
+    x = torch.randn(2, 4)
+    pruner = Pruner(module, (x,), budget={"macs": 0.8}, criterion="magnitude", round_to=1)
+    pruner.prune(1.0)
+    assert {w["before"] for w in pruner.widths()} == {8}
+    assert pruner.export().equivalence.passed
+
+
 def test_state_of_another_network():
     small = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))
     state = Pruner(small, (X[:2],), budget={"macs": 0.5}).state_dict()

@@ -8,32 +8,49 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.graph.labels import Facet, Ledger, spans
-from onnxprune.graph.rules.elementwise import align
+from onnxprune.graph.labels import Facet, Ledger, facet, ghost_of, spans
+from onnxprune.graph.rules.elementwise import align, column, product, total
 from onnxprune.graph.rules.registry import Change, Facets, Mended, Op, Tensor, mend, rule
+
+#: Operators whose reading of each channel is known weight by weight (`known.reading`).
+WEIGHED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def contract(op: Op, operands: Sequence[tuple[Tensor, str]], out: str) -> Facets:
     """Tie operands whose axes are named by letters, as in einsum; return the facets of the result.
 
-    A facet that speaks of a contracted and a free axis at once is pinned.
+    Of a grid that is summed along its rows (a head's dimensions) the rows are left, by new labels of their own. A
+    letter that one operand alone has and that is summed is a plain sum: exact where deleted places hold 0.
     """
-    letters = sorted({letter for _, axes in operands for letter in axes})
-    joint = [_lay_out(tensor, axes, letters) for tensor, axes in operands]
-    op.meet(joint)
+    letters = list(dict.fromkeys(letter for _, axes in operands for letter in axes))
+    met = op.meet([_lay_out(tensor, axes, letters) for tensor, axes in operands], product)
     result: list[Facet] = []
-    for tensor, axes in operands:
-        summed = [i for i, letter in enumerate(axes) if letter not in out]
-        taken = {spans(f) for f in result}
-        for facet in tensor.facets:
-            speaks = set(spans(facet))
-            if not speaks & set(summed):
-                laid = _rearrange(facet, axes, out)
-                if spans(laid) not in taken:
-                    result.append(laid)
-            elif speaks - set(summed):
-                op.pin([facet], "sums over part of a grid")
+    for found in met:
+        summed = [i for i in spans(found) if letters[i] not in out]
+        free = [i for i in spans(found) if letters[i] in out]
+        if any(sum(letters[i] in axes for _, axes in operands) == 1 for i in summed) and ghost_of(found) != 0.0:
+            op.pin([found], "sums over the axis")
+            continue
+        if summed and op.node.op_type not in WEIGHED:
+            op.ledger.sum(found)
+        if summed and free:
+            found = _rows(op, found, free, summed)
+        elif summed:
+            continue
+        laid = _rearrange(found, letters, out)
+        if spans(laid) not in {spans(f) for f in result}:
+            result.append(laid)
     return tuple(result)
+
+
+def _rows(op: Op, grid: Facet, free: Sequence[int], summed: Sequence[int]) -> Facet:
+    """New labels for the rows of a grid."""
+    shape = [size if axis in free else 1 for axis, size in enumerate(grid.shape)]
+    names = op.ledger.fresh(int(np.prod(shape)))
+    members = np.moveaxis(grid, free, range(len(free))).reshape(names.size, -1)
+    op.ledger.row(names, np.asarray(members))
+    op.ledger.kind(names, "head")
+    return facet(names.reshape(shape), 0.0 if ghost_of(grid) == 0.0 else None)
 
 
 def _lay_out(tensor: Tensor, axes: str, letters: Sequence[str]) -> Tensor:
@@ -41,7 +58,7 @@ def _lay_out(tensor: Tensor, axes: str, letters: Sequence[str]) -> Tensor:
     return tensor.view(shape, tuple(_rearrange(f, axes, letters) for f in tensor.facets))
 
 
-def _rearrange(facet: Facet, axes: str, letters: Sequence[str]) -> Facet:
+def _rearrange(facet: Facet, axes: Sequence[str], letters: Sequence[str]) -> Facet:
     order = [axes.index(x) for x in letters if x in axes]
     shape = [facet.shape[axes.index(x)] if x in axes else 1 for x in letters]
     dropped = [i for i, x in enumerate(axes) if x not in letters]
@@ -95,12 +112,8 @@ def _add_bias(op: Op, out: Facets) -> Facets:
     bias = op.input(2)
     if bias is None:
         return out
-    shape = op.outputs[0].shape
-    column = (1, -1) + (1,) * (len(shape) - 2)
-    view = bias.view(
-        tuple(s if i == 1 else 1 for i, s in enumerate(shape)), tuple(f.reshape(column) for f in bias.facets)
-    )
-    return op.meet([op.outputs[0].view(shape, out), view])
+    result = op.outputs[0].view(op.outputs[0].shape, out)
+    return op.meet([result, column(bias, len(result.shape))], total)
 
 
 def grouped_weight(ledger: Ledger, shape: tuple[int, ...], group: int) -> Facets:
@@ -110,7 +123,7 @@ def grouped_weight(ledger: Ledger, shape: tuple[int, ...], group: int) -> Facets
     if shape[1] > 1:
         labels = np.repeat(ledger.fresh(group, shape[1]), shape[0] // group, axis=0)
         facets.append(labels.reshape(shape[:2] + rest))
-    return tuple(facets)
+    return tuple(facet(labels, ghost=0.0) for labels in facets)
 
 
 def _grouped(
@@ -135,7 +148,7 @@ def _grouped(
         _meet_grids(op, inputs, weight_inputs, into > 1 or weight_in == 0, x, w)
     outputs = weight_outputs
     if weight_in == 0 and out_per_group == 1:  # one output a group: the weight has no axis to name it
-        outputs = [op.ledger.fresh(group, 1)]
+        outputs = [facet(op.ledger.fresh(group, 1), ghost=0.0)]
     if into == 1 and out_per_group == 1:
         for a in inputs:
             for b in outputs:
@@ -155,9 +168,9 @@ def _grouped(
 def _by_group(w: Tensor, group: int, axis: int) -> list[tuple[Facet, np.ndarray]]:
     """Each facet of the weight as labels[group, place on the first axis, place on the second axis]."""
     found = []
-    for facet in w.facets:
-        first = np.broadcast_to(facet, (w.shape[0], *facet.shape[1:]))
-        found.append((facet, first.reshape(group, w.shape[0] // group, facet.shape[1])))
+    for labels in w.facets:
+        first = np.broadcast_to(labels, (w.shape[0], *labels.shape[1:]), subok=True)
+        found.append((labels, first.reshape(group, w.shape[0] // group, labels.shape[1])))
     return found
 
 
@@ -195,7 +208,7 @@ def gemm(op: Op) -> Facets:
     op.ledger.kind(_labels(weight), "neuron")
     out = contract(op, [(a, "km" if op.attr("transA", 0) else "mk"), (b, "nk" if op.attr("transB", 0) else "kn")], "mn")
     bias = op.input(2)
-    return out if bias is None else op.meet([op.outputs[0].view(op.outputs[0].shape, out), align(bias, 2)])
+    return out if bias is None else op.meet([op.outputs[0].view(op.outputs[0].shape, out), align(bias, 2)], total)
 
 
 @rule("", "MatMul")
@@ -208,3 +221,28 @@ def matmul(op: Op) -> Facets:
     right = "k" if len(b.shape) == 1 else batch[len(batch) - (len(b.shape) - 2) :] + "kn"
     out = batch + ("m" if "m" in left else "") + ("n" if "n" in right else "")
     return contract(op, [(a, left), (b, right)], out)
+
+
+@rule("", "Einsum")
+def einsum(op: Op) -> Facets | None:
+    """Any contraction, by its equation; an operand with a repeated letter (a diagonal) is pinned."""
+    tensors = [t for t in op.inputs if t is not None]
+    left, _, right = op.attr("equation").replace(" ", "").partition("->")
+    terms = left.split(",")
+    spare = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in left]
+    extra = max(len(t.shape) - len(term.replace("...", "")) for t, term in zip(tensors, terms, strict=True))
+    broadcast = "".join(spare[:extra])
+
+    def spell(term: str, rank: int) -> str:
+        extra = rank - len(term.replace("...", ""))
+        return term.replace("...", broadcast[len(broadcast) - extra :] if extra else "")
+
+    axes = [spell(term, len(t.shape)) for t, term in zip(tensors, terms, strict=True)]
+    if not right:
+        joined = left.replace("...", "").replace(",", "")
+        right = ("..." if "..." in left else "") + "".join(sorted(c for c in set(joined) if joined.count(c) == 1))
+    out = spell(right, len(op.outputs[0].shape))
+    if any(len(set(term)) < len(term) for term in axes):
+        op.pin([f for t in tensors for f in t.facets], "takes a diagonal")
+        return None
+    return contract(op, list(zip(tensors, axes, strict=True)), out)

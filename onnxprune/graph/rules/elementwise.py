@@ -1,5 +1,11 @@
 """Operators that compute each element on its own: their operands' labels are tied place by place."""
 
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnxprune.graph.fold import evaluate_node
+from onnxprune.graph.labels import facet, ghost_of
 from onnxprune.graph.rules.registry import Facets, Op, Tensor, rule
 
 UNARY = [
@@ -78,9 +84,16 @@ NARY = [
 ]
 
 
+#: Operators that give 0 back for 0, whatever their attributes.
+KEEPS_ZERO = frozenset(
+    "Abs Asin Asinh Atan Atanh BitShift Cast CastLike Ceil Celu Dropout Elu Erf Floor Gelu HardSwish Identity "
+    "LeakyRelu Mish Neg Relu Round Selu Shrink Sign Sin Sinh Softsign Sqrt Swish Tan Tanh ThresholdedRelu".split()
+)
+
+
 @rule("", *UNARY)
 def same(op: Op) -> Facets:
-    return op.inputs[0].facets
+    return _through(op, op.inputs[0].facets)
 
 
 @rule("", "CastLike", "Dropout")
@@ -88,10 +101,38 @@ def same_as_first(op: Op) -> list[Facets]:
     return [op.inputs[0].facets] * len(op.outputs)
 
 
+def _through(op: Op, facets: Facets) -> Facets:
+    """The same labels, and what the operator makes of the ghost."""
+    if op.node.op_type in KEEPS_ZERO and all(ghost_of(f) in (0.0, None) for f in facets):
+        return facets
+    return tuple(facet(f, evaluated(op, [ghost_of(f)])) for f in facets)
+
+
 @rule("", *NARY)
 def broadcast(op: Op) -> Facets:
     rank = len(op.outputs[0].shape)
-    return op.meet([align(tensor, rank) for tensor in op.inputs if tensor is not None])
+    return op.meet(
+        [align(tensor, rank) for tensor in op.inputs if tensor is not None], lambda held: evaluated(op, held)
+    )
+
+
+def evaluated(op: Op, held: Sequence[float | None]) -> float | None:
+    """What an elementwise operator gives for one number an operand; None where that isn't known. 0 times any is 0."""
+    operator = op.node.op_type
+    if (operator == "Mul" and 0.0 in held) or (operator == "Div" and held[0] == 0.0):
+        return 0.0
+    if any(h is None for h in held):
+        return None
+    numbers = iter(held)
+    types = [value.dtype.numpy() if value is not None and value.dtype else np.float32 for value in op.node.inputs]
+    inputs = [
+        None if tensor is None else np.array(next(numbers)).astype(dtype)
+        for tensor, dtype in zip(op.inputs, types, strict=True)
+    ]
+    with np.errstate(all="ignore"):
+        found = evaluate_node(op.node, inputs)
+    number = float(found[0].ravel()[0]) if found and found[0].size == 1 else None
+    return number if number is not None and np.isfinite(number) else None
 
 
 def align(tensor: Tensor, rank: int) -> Tensor:
@@ -105,3 +146,13 @@ def column(tensor: Tensor, rank: int) -> Tensor:
     size = tensor.shape[0]
     shape = tuple(size if axis == 1 else 1 for axis in range(rank))
     return tensor.view(shape, tuple(f.reshape((1, -1) + (1,) * (rank - 2)) for f in tensor.facets))
+
+
+def product(held: Sequence[float | None]) -> float | None:
+    """What a product holds: zero times anything is zero."""
+    return 0.0 if 0.0 in held else None
+
+
+def total(held: Sequence[float | None]) -> float | None:
+    """What a sum holds."""
+    return None if any(h is None for h in held) else float(sum(held))

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.graph.labels import PINNED, Facet, compress, reshape, spans
+from onnxprune.graph.labels import PINNED, Facet, compress, ghost_of, reshape, spans
+from onnxprune.graph.labels import facet as labelled
+from onnxprune.graph.rules.reduction import only_zero
 from onnxprune.graph.rules.registry import Change, Facets, Mended, Op, Tensor, mend, rule
 
 
@@ -99,7 +101,8 @@ def concat(op: Op) -> Facets:
         for tensor, part in zip(tensors, parts, strict=True):
             size = (*shape[:axis], tensor.shape[axis], *shape[axis + 1 :])
             pieces.append(np.broadcast_to(np.array(PINNED) if part is None else part, size))
-        result.append(np.concatenate(pieces, axis))
+        ghosts = {ghost_of(p) for p in parts if p is not None}
+        result.append(labelled(np.concatenate(pieces, axis), ghosts.pop() if len(ghosts) == 1 else None))
     return settle(op, result)
 
 
@@ -269,8 +272,19 @@ def pad(op: Op) -> Facets | None:
             op.pin([facet], "pads the axis with what it holds")
             continue
         widths = [tuple(pads[:, a]) if a in padded else (0, 0) for a in range(rank)]
-        facets.append(np.pad(facet, widths, constant_values=PINNED))
+        # Constant padding along other axes puts its own value where a deleted slice held the ghost.
+        ghost = ghost_of(facet) if mode != "constant" or _pad_value(op) == ghost_of(facet) else None
+        facets.append(labelled(np.pad(facet, widths, constant_values=PINNED), ghost))
     return settle(op, facets)
+
+
+def _pad_value(op: Op) -> float | None:
+    if op.version < 11:
+        return float(op.attr("value", 0.0))
+    value = op.input(2)
+    if value is None:
+        return 0.0
+    return None if value.data is None else float(value.data.ravel()[0])
 
 
 @rule("", "Tile", shape_inputs=(1,))
@@ -281,7 +295,8 @@ def tile(op: Op) -> Facets | None:
         op.pin(x.facets, "repeats by computed counts")
         return None
     counts = [int(r) for r in repeats]
-    return settle(op, [np.tile(f, [c if s > 1 else 1 for c, s in zip(counts, f.shape, strict=True)]) for f in x.facets])
+    times = [[c if s > 1 else 1 for c, s in zip(counts, f.shape, strict=True)] for f in x.facets]
+    return settle(op, [labelled(np.tile(f, t), ghost_of(f)) for f, t in zip(x.facets, times, strict=True)])
 
 
 @rule("", "Expand", shape_inputs=(1,))
@@ -329,14 +344,15 @@ def space_to_depth(op: Op) -> Facets:
     """x[N,C,b*H,b*W] -> y[N,b*b*C,H,W]: each input channel appears b*b times."""
     b = op.attr("blocksize")
     op.pin([f for f in op.inputs[0].facets if spans(f) != (1,)], "moves blocks between axes")
-    return settle(op, [np.tile(f, (1, b * b, 1, 1)) for f in op.inputs[0].facets if spans(f) == (1,)])
+    facets = [f for f in op.inputs[0].facets if spans(f) == (1,)]
+    return settle(op, [labelled(np.tile(f, (1, b * b, 1, 1)), ghost_of(f)) for f in facets])
 
 
 @rule("", "Resize", "Upsample", shape_inputs=(1, 2, 3))
 def resize(op: Op) -> Facets:
     x, out = op.inputs[0], op.outputs[0]
     axes = [a for a in range(len(x.shape)) if x.shape[a] != out.shape[a] or op.is_dynamic_input(0, a)]
-    return op.collapse(x.facets, axes, "interpolates along the axis")
+    return only_zero(op.collapse(x.facets, axes, "interpolates along the axis"))
 
 
 @mend("", "Resize")
@@ -361,3 +377,39 @@ def shape_of(op: Op) -> None:
 def creates(op: Op) -> None:
     """Creates a tensor whose axes can't shrink."""
     op.pin([f for t in op.inputs if t is not None for f in t.facets], "reads values as sizes or positions")
+
+
+@rule("", "ScatterND", shape_inputs=(1,))
+def scatter_nd(op: Op) -> Facets:
+    """Overwrites slices at indices of the first axes; the axes behind them meet the updates'."""
+    data, indices, updates = op.inputs
+    depth = indices.shape[-1] if indices.shape else 0
+    lead = len(updates.shape) - (len(data.shape) - depth)
+    op.pin([f for f in data.facets if any(a < depth for a in spans(f))], "is overwritten at places on the axis")
+    op.pin([f for f in updates.facets if any(a < lead for a in spans(f))], "is written to places on the axis")
+    rest = tuple(f for f in data.facets if all(a >= depth for a in spans(f)))
+    written = tuple(f for f in updates.facets if all(a >= lead for a in spans(f)))
+    tail = data.shape[depth:]
+    flat = [
+        data.view(tail, tuple(f.reshape(f.shape[depth:]) for f in rest)),
+        updates.view(tail, tuple(f.reshape(f.shape[lead:]) for f in written)),
+    ]
+    return tuple(f.reshape((1,) * depth + f.shape) for f in op.meet(flat, _both))
+
+
+def _both(held: Sequence[float | None]) -> float | None:
+    return held[0] if len(set(held)) == 1 else None
+
+
+@rule("", "Col2Im", shape_inputs=(1, 2))
+def col2im(op: Op) -> Facets:
+    """x[N,C*k,L] -> y[N,C,*S]: each output channel needs all the k places of its block, which are tied."""
+    x, out = op.inputs[0], op.outputs[0]
+    op.pin([f for f in x.facets if spans(f) != (1,)], "adds up blocks")
+    facets = []
+    for found in x.facets:
+        if spans(found) == (1,):
+            grid = found.reshape(out.shape[1], -1)
+            op.tie(grid, grid[:, :1])
+            facets.append(grid[:, 0].reshape((1, -1) + (1,) * (len(out.shape) - 2)))
+    return settle(op, facets)

@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.graph.labels import Facet, Ledger, spans
+from onnxprune.graph.labels import Facet, Ledger, facet, ghost_of, spans
 
 Facets = tuple[Facet, ...]
+#: From what a deleted slice holds in each operand (None: unknown) to what it holds in the result.
+Combine = Callable[[Sequence[float | None]], float | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,51 +77,75 @@ class Op:
 
     def pin(self, facets: Sequence[Facet], reason: str) -> None:
         """These facets' labels stay; `reason` is a sentence's end that names what the node does."""
-        for facet in facets:
-            self.ledger.pin(facet, f"{self.where} {reason}")
+        for found in facets:
+            self.ledger.pin(found, f"{self.where} {reason}")
 
     def collapse(self, facets: Facets, axes: Sequence[int], reason: str) -> Facets:
         """Facets that speak about `axes` no more: what differs along them is tied; who speaks only of them, pinned."""
         axes = tuple(axes)
         kept = []
-        for facet in facets:
-            speaks = [a for a in axes if facet.shape[a] > 1]
+        for found in facets:
+            speaks = [a for a in axes if found.shape[a] > 1]
             if not speaks:
-                kept.append(facet)
+                kept.append(found)
                 continue
-            first = facet
+            first = found
             for axis in speaks:
                 first = first.take([0], axis)
             if spans(first):
-                self.tie(facet, first)
+                self.tie(found, first)
                 kept.append(first)
             else:
-                self.pin([facet], reason)
+                self.pin([found], reason)
         return tuple(kept)
 
-    def meet(self, operands: Sequence[Tensor]) -> Facets:
+    def meet(self, operands: Sequence[Tensor], ghost: Combine | None = None) -> Facets:
         """Tie operands elementwise; they are aligned to one rank, and only a true size 1 broadcasts.
 
-        A labelled axis that meets an axis of size n > 1 nobody speaks about is pinned. Returns the facets of the
-        result.
+        A labelled axis that meets an axis of size n > 1 nobody speaks about is pinned. A facet that meets a finer one
+        through an axis of true size 1 (heads, and the dimensions in each head) names its rows. Returns the facets of
+        the result; `ghost` gives what a deleted slice of it holds, from what it holds in each operand.
         """
+        named: set[int] = set()  # facets that name the rows of a finer one, which speaks for them from here on
         for i, a in enumerate(operands):
-            for facet in a.facets:
-                axes = spans(facet)
+            for found in a.facets:
+                axes = spans(found)
                 for j, b in enumerate(operands):
                     if i == j or all(b.shape[x] == 1 for x in axes):
                         continue
                     partners = [g for g in b.facets if set(spans(g)) & set(axes)]
                     if not partners:
-                        self.pin([facet], f"meets '{b.name}', whose axis can't shrink")
+                        self.pin([found], f"meets '{b.name}', whose axis can't shrink")
                     elif i < j:
-                        for partner in partners:
-                            self.tie(facet, partner)
+                        named |= {id(self._join(found, a, partner, b)) for partner in partners}
         result: list[Facet] = []
-        for operand in operands:
+        for i, operand in enumerate(operands):
             taken = {spans(f) for f in result}
-            result += [f for f in operand.facets if spans(f) not in taken]
+            for found in operand.facets:
+                if spans(found) not in taken and id(found) not in named:
+                    held = [ghost_of(found) if i == j else _held(found, b) for j, b in enumerate(operands)]
+                    result.append(facet(found, ghost(held) if ghost else None))
         return tuple(result)
+
+    def _join(self, a: Facet, of_a: Tensor, b: Facet, of_b: Tensor) -> Facet | None:
+        """Tie two facets that share an axis, or let the coarser name the rows of the finer; then return the coarser."""
+        if len(spans(a)) > len(spans(b)):
+            a, of_a, b, of_b = b, of_b, a, of_a
+        coarse, fine = spans(a), spans(b)
+        rest = [x for x in fine if x not in coarse]
+        if rest and fine[: len(coarse)] == coarse and all(of_a.shape[x] == 1 for x in rest):
+            self.ledger.row(a.ravel(), b.reshape(a.size, -1))
+            return a
+        self.tie(a, b)
+        return None
+
+
+def _held(found: Facet, other: Tensor) -> float | None:
+    """What `other` holds where the slices of `found` are deleted."""
+    for partner in other.facets:
+        if set(spans(partner)) & set(spans(found)):
+            return ghost_of(partner)
+    return float(other.data.ravel()[0]) if other.data is not None and other.data.size == 1 else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,10 +168,15 @@ class Change:
 
 @dataclass(frozen=True)
 class Mended:
-    """New constants for inputs {index: array} and new attributes {name: value, None to drop}."""
+    """New constants for inputs {index: array}, new attributes {name: value, None to drop}, and factors.
+
+    `multiply` gives factors for inputs that are weights {index: factor}, `scale` one for the first output.
+    """
 
     inputs: Mapping[int, np.ndarray] = field(default_factory=dict)
     attributes: Mapping[str, object] = field(default_factory=dict)
+    multiply: Mapping[int, float] = field(default_factory=dict)
+    scale: float = 1.0
 
 
 Rule = Callable[[Op], "Facets | list[Facets] | None"]
