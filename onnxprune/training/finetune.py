@@ -154,11 +154,11 @@ def train(
     seed: int = 0,
     on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> History:
-    """Train `module` in place, prune it on the way if there is a pruner, and leave its best point in it, in evaluation mode.
+    """Train `module` in place, prune it on the way if there is a pruner, and leave its best point in it.
 
     `batches(epoch)` gives an epoch's (inputs, targets); `evaluate(module)` the validation metric (more is better), or
-    the metric and the validation loss. Batches are moved to the module's device. Python's, NumPy's and torch's global
-    random generators are seeded with `seed`.
+    the metric and the validation loss. Batches are moved to the module's device, and the module ends in evaluation
+    mode. Python's, NumPy's and torch's global random generators are seeded with `seed`.
 
     After each epoch `checkpoint` is replaced as a whole, so that an interruption at any moment, Ctrl-C included, costs
     at most the current epoch; with `resume` a run goes on from it (or starts, if there is none) and ends where it
