@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +17,7 @@ from onnxprune.graph import remove as graph_remove
 from onnxprune.graph.model import Model, load, save
 from onnxprune.graph.shrink import shrink as shrink_graph
 from onnxprune.inspection import Inspection, inspect_model
+from onnxprune.progress import Progress, as_one, tell
 from onnxprune.prune.cost import Cost, count
 from onnxprune.runfolder import RunFolder
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from onnxprune.runtime.latency import LatencyComparison
     from onnxprune.runtime.validation import Validation
 
-Progress = Callable[[int, int, str], None]
 StrPath = str | os.PathLike
 
 #: A proof runs in a child process: this much memory beyond its start and, for large files, a multiple of their size.
@@ -89,21 +89,20 @@ def shrink(path: StrPath, out: StrPath, *, verify: bool = True, progress: Progre
     from onnxprune.deploy import surgeon
 
     out = _output_file(out)
-    tell = progress or _silent
     steps = 4 if verify else 3
-    tell(0, steps, "shrinking")
+    tell(progress, 0, steps, "shrinking")
     model = load(path)
     smaller, report = shrink_graph(model)
-    tell(1, steps, "shrinking")
+    tell(progress, 1, steps, "shrinking")
     smaller = surgeon.tidy(smaller)
-    tell(2, steps, "shrinking")
+    tell(progress, 2, steps, "shrinking")
     equivalence = None
     with _beside(out) as scratch:
         save(smaller, scratch / out.name)
         if verify:
-            tell(3, steps, "shrinking")
+            tell(progress, 3, steps, "shrinking")
             equivalence = _prove_in_child(Path(path), scratch / out.name)
-    tell(steps, steps, "shrinking")
+    tell(progress, steps, steps, "shrinking")
     return ShrunkModel(out, count(model), count(smaller), report.as_dict(), equivalence)
 
 
@@ -163,7 +162,7 @@ def validate(
         threads=tuple(threads),
         seconds=seconds,
         seed=seed,
-        progress=progress,
+        progress=as_one(progress, "measuring"),
     )
     if save_to is not None:
         found.save(save_to)
@@ -222,12 +221,12 @@ def bench(
                 dict(zip(names, paths, strict=True)),
                 provider=provider,
                 batch=batch,
-                threads=thread_count,
+                threads=count,
                 seconds=seconds,
                 seed=seed,
-                progress=progress,
+                progress=as_one(progress, f"{provider}, batch {batch}, threads {count or 'all'}"),
             )
-            for provider, batch, thread_count in settings
+            for provider, batch, count in settings
         )
     )
 
@@ -314,10 +313,6 @@ def machine_notes() -> list[str]:
     from onnxprune.runtime.environment import environment
 
     return list(environment()["notes"])
-
-
-def _silent(done: int, total: int, what: str) -> None:
-    """Progress that nobody watches."""
 
 
 def _output_file(path: StrPath) -> Path:
