@@ -150,6 +150,10 @@ def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
     """Write a file beside its place, then rename it into place. Raises OutputError naming the path and the reason."""
     path = Path(path)
     data = content.encode() if isinstance(content, str) else content
+    if path.exists() and not path.is_file():
+        raise OutputError(
+            f"'{path}' is no plain file, and would be replaced by one. Choose another place for the output."
+        )
     with _output_errors(path):
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:

@@ -175,6 +175,12 @@ def test_old_files_list_their_initializers_as_inputs(oracle):
         assert oracle.error_over_range(oracle.run(masked, feeds), oracle.run(smaller, feeds)) <= 1e-5
 
 
+def test_devices_and_folders_are_not_replaced(tmp_path):
+    for place in (tmp_path, "/dev/null"):
+        with pytest.raises(OutputError, match="no plain file"):
+            write_atomically(place, "text")
+
+
 def test_missing_biases_are_folded_away(oracle):
     """What torch's unoptimised exports write for a missing bias: Shape, Expand and CastLike of zeros."""
     body = """
