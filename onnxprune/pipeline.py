@@ -9,10 +9,11 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from onnxprune.errors import DataError, InputError, ModelError, OutputError
+from onnxprune.errors import DataError, InputError, ModelError, OutputError, RefusedError
 from onnxprune.graph import remove as graph_remove
 from onnxprune.graph.model import Model, load, save
 from onnxprune.graph.shrink import shrink as shrink_graph
@@ -86,6 +87,7 @@ def shrink(path: StrPath, out: StrPath, *, verify: bool = True, progress: Progre
 
     Nothing is written unless the proof holds. Raises ModelError, OutputError, NotEquivalentError.
     """
+    _require_onnxruntime()
     from onnxprune.deploy import surgeon
 
     out = _output_file(out)
@@ -143,6 +145,7 @@ def validate(
 
     `save` names a file for the measurements as JSON.
     """
+    _require_onnxruntime()
     from onnxprune.runtime.data import load_dataset
     from onnxprune.runtime.validation import validate as validate_models
 
@@ -198,6 +201,7 @@ def bench(
     progress: Progress | None = None,
 ) -> Bench:
     """Latency of two or more models side by side; the first is what the others are compared with."""
+    _require_onnxruntime()
     from onnxprune.runtime.latency import compare_latency
 
     paths = [Path(model) for model in models]
@@ -235,6 +239,7 @@ def package(
     model: StrPath, out: StrPath, *, validation: StrPath | None = None, recipe: StrPath | None = None
 ) -> "Package":
     """Build the folder to ship: the model, its evidence, a manifest of hashes, and a runner."""
+    _require_onnxruntime()
     from onnxprune.deploy.package import build_package
     from onnxprune.runtime.validation import Validation
 
@@ -285,6 +290,7 @@ def compress(
     **changes: Any,
 ) -> "CompressedRun":
     """Train, prune, export, prove, measure, package and report as the recipe says; see `onnxprune.compress`."""
+    _require_onnxruntime()
     from onnxprune.compress import run_recipe
 
     return run_recipe(recipe, out, resume=resume, progress=progress, **changes)
@@ -313,6 +319,17 @@ def machine_notes() -> list[str]:
     from onnxprune.runtime.environment import environment
 
     return list(environment()["notes"])
+
+
+def _require_onnxruntime() -> None:
+    """Raises RefusedError with the remedy where ONNX Runtime is missing, or left half there by an uninstallation."""
+    found = find_spec("onnxruntime")
+    if found is None or found.origin is None:
+        state = "isn't installed" if found is None else "is only half there: another package of it was uninstalled"
+        raise RefusedError(
+            f"ONNX Runtime {state}. Run pip install --force-reinstall --no-deps onnxruntime-gpu on Linux or Windows "
+            "x86-64, onnxruntime elsewhere."
+        )
 
 
 def _output_file(path: StrPath) -> Path:

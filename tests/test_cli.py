@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import numpy as np
@@ -323,6 +324,15 @@ def test_packages_that_clash_are_named_with_the_remedy(run, net, monkeypatch):
     assert answer.err.startswith("onnxprune: note: ")
     assert "pip uninstall -y onnxruntime onnxruntime-gpu" in answer.err
     assert json.loads(answer.out)["comparisons"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "state"), [(None, "isn't installed"), (ModuleSpec("onnxruntime", None), "is only half there")]
+)
+def test_a_missing_onnxruntime_is_refused_with_the_remedy(run, net, tmp_path, monkeypatch, spec, state):
+    monkeypatch.setattr("onnxprune.pipeline.find_spec", lambda name: spec)
+    assert_one_sentence(run("shrink", net, "-o", tmp_path / "s.onnx"), 3, f"ONNX Runtime {state}")
+    assert run("inspect", net).code == 0
 
 
 def test_package_and_verify(run, net, tmp_path):
