@@ -79,7 +79,8 @@ def evaluate_node(node: ir.Node, inputs: list[np.ndarray | None]) -> list[np.nda
         results = ReferenceEvaluator(proto).run(None, feeds)
     except (ValueError, TypeError, IndexError, KeyError, RuntimeError, NotImplementedError, ArithmeticError):
         return None
-    return [np.asarray(result) for result in results]
+    arrays = [np.asarray(result) for result in results]
+    return None if any(array.dtype.kind in "OUS" for array in arrays) else arrays
 
 
 def fold_shape_arithmetic(model: ir.Model) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.errors import InputError
-from onnxprune.graph.model import Model
+from onnxprune.graph.model import Model, free_name, value_names
 from onnxprune.graph.units import Channels, Unit
 
 #: Operands by which something is divided, or whose zero is not harmless: they keep their values.
@@ -42,15 +42,17 @@ def mask(model: Model, channels: Channels, units: Iterable[Unit | int]) -> Model
             keep = channels.keep_mask(node.inputs[0], deleted)
             if not keep.all():
                 _restate(graph, twin, np.asarray(keep), channels.trace.shape_of[node.inputs[0]])
+    taken = value_names(graph)
     for name, keep in channels.keep_masks(units).items():
         value = graph.initializers[name]
         dtype = value.const_value.dtype
-        constant = ir.tensor(keep.astype(np.float32).astype(dtype.numpy()), dtype=dtype, name=f"{name}.mask")
-        factor = ir.Value(name=f"{name}.mask", type=ir.TensorType(dtype), shape=value.shape, const_value=constant)
+        mask_name = free_name(f"{name}.mask", taken)
+        constant = ir.tensor(keep.astype(np.float32).astype(dtype.numpy()), dtype=dtype, name=mask_name)
+        factor = ir.Value(name=mask_name, type=ir.TensorType(dtype), shape=value.shape, const_value=constant)
         graph.register_initializer(factor)
         uses = list(value.uses())
         node = ir.Node("", "Mul", [value, factor], name=f"mask_{name}")
-        node.outputs[0].name = f"{name}.masked"
+        node.outputs[0].name = free_name(f"{name}.masked", taken)
         node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
         for user, index in uses:
             if (user.op_type, index) not in DIVISORS:

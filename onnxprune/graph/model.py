@@ -37,6 +37,7 @@ logging.getLogger("onnx_ir").setLevel(logging.ERROR)
 SINGLE_FILE_LIMIT_BYTES = 2**31 - 2**20
 
 OLDEST_IR = 4
+OLDEST_OPSET = 7
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +80,9 @@ def load(source: Any, *, unshare: bool = True) -> Model:
         import onnx_graphsurgeon
 
         source = onnx_graphsurgeon.export_onnx(source)
+    elif isinstance(source, onnx.ModelProto):
+        given, source = source, onnx.ModelProto()
+        source.CopyFrom(given)  # tensors read from a message write to it when they are renamed
     if isinstance(source, onnx.ModelProto):
         _check(source, where)
         source = _from_proto(source, base_dir, where)
@@ -100,6 +104,7 @@ def normalise(model: ir.Model, name: str = "model", *, where: str = "the model",
         raise ModelError(f"The graph of {where} is broken: {error}. Check it with onnx.checker.") from error
     # Before version 4 every initializer had to be listed as an input, which lifted constants are not.
     model.ir_version = max(model.ir_version or OLDEST_IR, OLDEST_IR)
+    _use_one_name_for_onnx(model)
     _name_everything(model.graph)
     fold_shape_arithmetic(model)
     RemoveUnusedNodesPass()(model)
@@ -203,6 +208,12 @@ def _parse(data: bytes, where: str) -> onnx.ModelProto:
 def _check(proto: onnx.ModelProto, where: str) -> None:
     """Refuse what onnx itself waves through."""
     graph = proto.graph
+    versions = [entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
+    if graph.node and any(version < OLDEST_OPSET for version in versions):
+        raise ModelError(
+            f"{where} has opset {min(versions)}; {OLDEST_OPSET} is the oldest that is understood. Convert it with "
+            "onnx.version_converter first."
+        )
     if not graph.node:
         raise ModelError(f"{where} has an empty graph: no node at all. Export the network again.")
     if graph.sparse_initializer:
@@ -212,6 +223,21 @@ def _check(proto: onnx.ModelProto, where: str) -> None:
         problem = _tensor_problem(tensor)
         if problem:
             raise ModelError(f"Initializer '{tensor.name}' of {where} {problem}. The file is damaged; export it again.")
+
+
+#: Where a tensor without raw bytes keeps its elements, one each.
+TYPED_FIELDS = {
+    onnx.TensorProto.FLOAT: "float_data",
+    onnx.TensorProto.DOUBLE: "double_data",
+    onnx.TensorProto.INT32: "int32_data",
+    onnx.TensorProto.INT64: "int64_data",
+    onnx.TensorProto.INT8: "int32_data",
+    onnx.TensorProto.UINT8: "int32_data",
+    onnx.TensorProto.BOOL: "int32_data",
+    onnx.TensorProto.FLOAT16: "int32_data",
+    onnx.TensorProto.BFLOAT16: "int32_data",
+    onnx.TensorProto.STRING: "string_data",
+}
 
 
 def _tensor_problem(tensor: onnx.TensorProto) -> str | None:
@@ -229,6 +255,11 @@ def _tensor_problem(tensor: onnx.TensorProto) -> str | None:
         expected = (int(np.prod(tensor.dims, dtype=object)) * int(dtype.bitwidth) + 7) // 8
         if len(tensor.raw_data) != expected:
             return f"has {len(tensor.raw_data)} bytes where its shape {list(tensor.dims)} needs {expected}"
+        return None
+    field = TYPED_FIELDS.get(tensor.data_type)
+    expected = int(np.prod(tensor.dims, dtype=object))
+    if field and len(getattr(tensor, field)) != expected:
+        return f"has {len(getattr(tensor, field))} elements where its shape {list(tensor.dims)} needs {expected}"
     return None
 
 
@@ -253,13 +284,43 @@ def _from_proto(proto: onnx.ModelProto, base_dir: str, where: str) -> ir.Model:
     return model
 
 
+def _use_one_name_for_onnx(model: ir.Model) -> None:
+    """ONNX's own operators go by "" and by "ai.onnx": from here on by ""."""
+    for domain in ("ai.onnx",):
+        version = model.graph.opset_imports.pop(domain, None)
+        if version is not None:
+            model.graph.opset_imports.setdefault("", version)
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if node.domain == "ai.onnx":
+            node.domain = ""
+
+
 def _name_everything(graph: ir.Graph) -> None:
     """Give every node a unique name, since messages and reports point at nodes by name."""
+    given = [node.name for node in graph if node.name]
     taken: set[str] = set()
     for index, node in enumerate(graph):
         if not node.name or node.name in taken:
-            node.name = f"{node.op_type}_{index}"
+            node.name = free_name(f"{node.op_type}_{index}", taken.union(given))
         taken.add(node.name)
+
+
+def free_name(wanted: str, taken: "set[str] | ir.Graph") -> str:
+    """`wanted`, or with a number behind it where a value of the graph has that name already."""
+    names = taken if isinstance(taken, set) else value_names(taken)
+    number, candidate = 1, wanted
+    while candidate in names:
+        number += 1
+        candidate = f"{wanted}.{number}"
+    return candidate
+
+
+def value_names(graph: ir.Graph) -> set[str]:
+    """The names of all values of a graph, those in subgraphs too."""
+    names = {value.name or "" for value in [*graph.inputs, *graph.initializers.values()]}
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        names |= {value.name or "" for value in [*node.outputs, *node.inputs] if value is not None}
+    return names
 
 
 def _unshare(graph: ir.Graph) -> dict[str, str]:
@@ -268,6 +329,7 @@ def _unshare(graph: ir.Graph) -> dict[str, str]:
     Exporters and optimisers merge equal initializers, which would tie layers that have nothing to do with each other.
     """
     copies: dict[str, str] = {}
+    taken = value_names(graph)
     for name, value in list(graph.initializers.items()):
         uses = value.uses()
         if len(uses) < 2 or value in graph.inputs or value.is_graph_output():
@@ -275,12 +337,19 @@ def _unshare(graph: ir.Graph) -> dict[str, str]:
         if any(node.graph is not graph for node, _ in uses) or not _may_be_shared_by_accident(value.const_value):
             continue
         for number, (node, index) in enumerate(uses[1:], 1):
-            copy_name = f"{name}.copy{number}"
-            copy = ir.Value(name=copy_name, type=value.type, shape=value.shape, const_value=value.const_value)
+            copy_name = free_name(f"{name}.copy{number}", taken)
+            taken.add(copy_name)
+            copy = ir.Value(name=copy_name, type=value.type, shape=value.shape)
+            copy.const_value = renamed(value.const_value, copy_name)
             graph.initializers[copy_name] = copy
             node.replace_input_with(index, copy)
             copies[copy_name] = name
     return copies
+
+
+def renamed(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
+    """The same data under another name; the tensor itself, which others hold too, keeps its own."""
+    return ir.LazyTensor(lambda: tensor, dtype=tensor.dtype, shape=tensor.shape, cache=True, name=name)
 
 
 def _may_be_shared_by_accident(tensor: ir.TensorProtocol | None) -> bool:

@@ -10,7 +10,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxprune.errors import InputError
 from onnxprune.graph import shapes
 from onnxprune.graph.compact import kept_along, shape_after, take
-from onnxprune.graph.model import Model
+from onnxprune.graph.model import Model, free_name
 from onnxprune.graph.rules import MENDS, Change, Mended
 from onnxprune.graph.units import Channels, Unit
 
@@ -32,6 +32,8 @@ def remove(model: Model, channels: Channels, units: Iterable[Unit | int]) -> Mod
         _reshape_value(twin[value], channels, value, after[value])
         if value.const_value is not None:
             twin[value].const_value = _sliced(value, mask, after[value])
+            if twin[value] in copy.graph.inputs:  # a default that callers could replace, but not by its old shape
+                copy.graph.inputs.remove(twin[value])
     if masks:
         _mend(model, channels, copy, twin, masks, after)
     kept = {name: original for name, original in model.copies.items() if name in copy.graph.initializers}
@@ -151,8 +153,9 @@ def _apply(graph: ir.Graph, node: ir.Node, mended: Mended) -> None:
         old = node.inputs[index]
         if old is not None and old.const_value is not None and np.array_equal(old.const_value.numpy(), array):
             continue
-        name = _free_name(graph, f"{node.name}.input{index}")
-        tensor = ir.tensor(np.asarray(array, np.int64), name=name)
+        name = free_name(f"{node.name}.input{index}", graph)
+        dtype = np.int64 if old is None or old.dtype is None else old.dtype.numpy()
+        tensor = ir.tensor(np.asarray(array, dtype), name=name)
         new = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
         graph.register_initializer(new)
         node.replace_input_with(index, new)
@@ -162,7 +165,7 @@ def _multiply(graph: ir.Graph, node: ir.Node, index: int, factor: float) -> None
     """Give the node its own copy of a weight, times `factor`."""
     old = node.inputs[index]
     tensor = old.const_value
-    name = _free_name(graph, f"{old.name}.scaled") if len(old.uses()) > 1 else old.name
+    name = free_name(f"{old.name}.scaled", graph) if len(old.uses()) > 1 else old.name
     array = (tensor.numpy().astype(np.float64) * factor).astype(tensor.dtype.numpy())
     scaled = ir.tensor(array, dtype=tensor.dtype, name=name)
     if name == old.name:
@@ -176,7 +179,7 @@ def _multiply(graph: ir.Graph, node: ir.Node, index: int, factor: float) -> None
 def _scale_output(graph: ir.Graph, node: ir.Node, factor: float) -> None:
     """Multiply what the node gives; its readers, and a graph output's name, follow."""
     out = node.outputs[0]
-    name = _free_name(graph, f"{node.name}.scale")
+    name = free_name(f"{node.name}.scale", graph)
     constant = ir.tensor(np.array(factor, (out.dtype or ir.DataType.FLOAT).numpy()), name=name)
     value = ir.Value(name=name, type=ir.TensorType(constant.dtype), shape=ir.Shape(()), const_value=constant)
     graph.register_initializer(value)
@@ -187,14 +190,6 @@ def _scale_output(graph: ir.Graph, node: ir.Node, factor: float) -> None:
     scaled.replace_input_with(0, out)
     scaled.outputs[0].name, out.name = (out.name, f"{out.name}.kept") if is_output else (f"{out.name}.scaled", out.name)
     graph.insert_after(node, scaled)
-
-
-def _free_name(graph: ir.Graph, name: str) -> str:
-    number, candidate = 1, name
-    while candidate in graph.initializers:
-        number += 1
-        candidate = f"{name}.{number}"
-    return candidate
 
 
 def merge_copies(model: ir.Model, copies: Mapping[str, str]) -> None:
