@@ -13,15 +13,15 @@ import onnx_ir as ir
 
 from onnxprune.graph.fold import evaluate_node
 from onnxprune.graph.labels import Ledger
-from onnxprune.graph.rules import RULES, Op, Tensor, elementwise, layout
+from onnxprune.graph.rules import RULES, Op, Tensor, elementwise
+from onnxprune.graph.rules.contraction import WEIGHED
 from onnxprune.graph.rules.registry import attribute
 from onnxprune.graph.trace import Trace
 from onnxprune.graph.units import Channels
 
 ELEMENTWISE = frozenset(elementwise.UNARY + elementwise.NARY)
-LAYOUT = frozenset(
-    operator for (domain, operator), function in RULES.items() if not domain and function.__module__ == layout.__name__
-) - {"Expand", "Resize", "Upsample", "Gather", "Shape", "Size"}
+#: Operators that only move elements, so that what is known moves with them.
+LAYOUT = frozenset("Concat Flatten Reshape Slice Squeeze Transpose Unsqueeze".split())
 #: Pooling and reductions over positions that give a constant back as it is.
 STEADY = frozenset("GlobalAveragePool GlobalMaxPool MaxPool ReduceMax ReduceMean ReduceMin".split())
 #: Those that give zero back for zero.
@@ -73,9 +73,11 @@ def _node(trace: Trace, node: ir.Node, inputs: list[Known | None]) -> Known | No
     if operator in ELEMENTWISE:
         return _elementwise(node, inputs)
     if operator in ("CastLike", "Dropout"):
-        return inputs[0]
+        return None if inputs[0] is None else _pair(inputs[0].value, inputs[0].is_zero)
     if operator in ZERO_TO_ZERO:
         return _over_positions(trace, node, inputs[0])
+    if operator == "Pad":
+        return _pad(trace, node, inputs)
     if operator in LAYOUT:
         return _layout(trace, node, inputs)
     return None
@@ -116,6 +118,8 @@ def _batch_normalization(trace: Trace, node: ir.Node, inputs: list[Known | None]
     if any(k is None or not k.is_known.all() for k in inputs[1:5]) or attribute(node, "training_mode", 0):
         return None
     scale, shift, mean, variance = (k.value for k in inputs[1:5])
+    if node.inputs[0] not in trace.shape_of or any(k.value.ndim != 1 for k in inputs[1:5]):
+        return None
     rank = len(trace.shape_of[node.inputs[0]])
     column = (1, -1) + (1,) * (rank - 2)
     factor = scale / np.sqrt(variance + np.asarray(attribute(node, "epsilon", 1e-5), variance.dtype))
@@ -143,10 +147,29 @@ def _over_positions(trace: Trace, node: ir.Node, x: Known | None) -> Known | Non
     return _pair(value, is_known)
 
 
+def _pad(trace: Trace, node: ir.Node, inputs: list[Known | None]) -> Known | None:
+    """Constant padding with 0 around zeros; other modes repeat what is there. Along padded axes nothing may vary."""
+    x = inputs[0]
+    before, after = trace.shape_of.get(node.inputs[0]), trace.shape_of.get(node.outputs[0])
+    if x is None or before is None or after is None:
+        return None
+    value, is_known = (a.reshape((1,) * (len(before) - a.ndim) + a.shape) for a in (x.value, x.is_known))
+    if any(value.shape[a] > 1 and before[a] != after[a] for a in range(len(before))):
+        return None
+    if attribute(node, "mode", "constant") == "constant":
+        given = inputs[2] if len(inputs) > 2 and node.inputs[2] is not None else None
+        if (len(inputs) > 2 and node.inputs[2] is not None and given is None) or attribute(node, "value", 0.0) != 0.0:
+            return None
+        if given is not None and (given.value != 0).any():
+            return None
+        is_known = is_known & (value == 0)
+    return _pair(value, is_known)
+
+
 def _layout(trace: Trace, node: ir.Node, inputs: list[Known | None]) -> Known | None:
     """Move the numbers of known places by the operator's own rule; number 0 is what the operator filled in."""
     numbered: list[Tensor | None] = []
-    values: list[np.ndarray] = [np.ones(1)]
+    values: list[np.ndarray] = []
     flags: list[np.ndarray] = [np.zeros(1, bool)]
     count = 1
     operands = len(inputs) if node.op_type == "Concat" else 1
@@ -180,7 +203,8 @@ def _layout(trace: Trace, node: ir.Node, inputs: list[Known | None]) -> Known | 
     facets = moved[0] if isinstance(moved, list) else moved
     if not facets or len(facets) != 1 or len(node.outputs) != 1:
         return None
-    return _pair(np.concatenate(values)[facets[0]], np.concatenate(flags)[facets[0]])
+    known_values = np.concatenate([np.ones(1, values[0].dtype), *values])
+    return _pair(known_values[np.asarray(facets[0])], np.concatenate(flags)[np.asarray(facets[0])])
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,7 +227,7 @@ class Reading:
 
 def reading(trace: Trace, node: ir.Node, inputs: list[Known | None]) -> Reading | None:
     """How a contraction with known weights reads its first input; None for any other node."""
-    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or node.domain:
+    if node.op_type not in WEIGHED or node.domain or len(node.inputs) < 2 or node.outputs[0] not in trace.shape_of:
         return None
     w = inputs[1]
     shape = trace.shape_of.get(node.inputs[1])
@@ -228,11 +252,11 @@ def reading(trace: Trace, node: ir.Node, inputs: list[Known | None]) -> Reading 
         return None
     zero = np.zeros(x_shape[axis], bool) if inputs[0] is None else _along(inputs[0].is_zero, axis, x_shape)
     bias = inputs[2] if len(inputs) > 2 and node.inputs[2] is not None else None
-    vector = (
-        None
-        if bias is None or not bias.is_known.all()
-        else np.broadcast_to(bias.value, (weighs.shape[0] * weighs.shape[1],))
-    )
+    vector = None
+    outputs = weighs.shape[0] * weighs.shape[1]
+    row = bias is not None and bias.value.size == outputs and bias.value.shape[-1:] == (outputs,)
+    if bias is not None and bias.is_known.all() and (row or bias.value.size == 1):
+        vector = np.broadcast_to(bias.value.ravel(), (outputs,))
     return Reading(node, weighs, zero.reshape(group, -1), vector)
 
 
@@ -280,7 +304,7 @@ def alive(channels: Channels, known: Mapping[ir.Value, Known]) -> tuple[np.ndarr
         inputs = [known.get(v) if v is not None else None for v in node.inputs]
         found = reading(trace, node, inputs)
         if found is None:
-            if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+            if node.op_type in WEIGHED:
                 for value in node.inputs[:2]:
                     for facet in trace.facets.get(value, ()):
                         lives[channel[facet]] = True

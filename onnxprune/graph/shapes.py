@@ -14,7 +14,8 @@ from onnx.shape_inference import InferenceError
 
 from onnxprune.graph.fold import MAX_SHAPE_ELEMENTS, SHAPE_OPERATORS, evaluate_node
 
-PROBES = ((7, 11, 13, 17, 19, 23, 29, 31, 37, 41), (43, 47, 53, 59, 61, 67, 71, 73, 79, 83))
+#: Sizes for symbolic dimensions; those that divide a fixed size of the model are passed over.
+PRIMES = tuple(p for p in range(7, 600) if all(p % d for d in range(2, p)))
 #: Networks that halve an image several times and join the halves need sizes divisible by a power of two.
 SCALES = (1, 2, 4, 8, 16, 32, 64)
 #: Operators defined by a function, whose own inference fails in strict mode.
@@ -48,16 +49,28 @@ def probe(model: ir.Model, number: int = 0) -> Shapes:
     can't be found are left out.
     """
     names = symbols(model)
-    primes = PROBES[number]
+    primes = _primes(model, 2 * len(names))[number::2]
     first: dict[str, int] = {}
     for scale in SCALES if names else SCALES[:1]:
-        sizes = {name: primes[i % len(primes)] * (scale if i or len(names) == 1 else 1) for i, name in enumerate(names)}
+        sizes = {name: primes[i] * (scale if i or len(names) == 1 else 1) for i, name in enumerate(names)}
         first = first or sizes
         try:
             return infer(model, sizes)
         except InferenceError:
             continue
     return infer(model, first, strict=False)
+
+
+def _primes(model: ir.Model, count: int) -> list[int]:
+    """The first primes that divide no fixed size and no small constant of the model, so that nothing fits by chance."""
+    fixed: set[int] = set()
+    for value in [*model.graph.inputs, *model.graph.initializers.values()]:
+        fixed |= {d for d in value.shape or () if isinstance(d, int)}
+        tensor = value.const_value
+        if tensor is not None and tensor.dtype in (ir.DataType.INT64, ir.DataType.INT32) and tensor.size <= 16:
+            fixed |= {abs(int(v)) for v in tensor.numpy().ravel()}
+    found = [p for p in PRIMES if not any(size and size % p == 0 for size in fixed)]
+    return (found + list(PRIMES))[:count]
 
 
 def infer(model: ir.Model, sizes: Mapping[str, int], *, strict: bool = True) -> Shapes:
@@ -161,8 +174,14 @@ def _skeleton(model: ir.Model, sizes: Mapping[str, int]) -> onnx.ModelProto:
         if node.op_type in KEEPS_SHAPE and not node.domain:
             proto = onnx.helper.make_node("Identity", proto.input[:1], proto.output[:1])
         graph.node.append(proto)
+    for node in model.graph:
+        if node.domain:  # what the file says of operators that inference doesn't know
+            graph.value_info.extend(
+                _value_info(out, _substitute(out, sizes), out.dtype) for out in node.outputs if out.shape is not None
+            )
     for value in model.graph.outputs:
-        graph.output.append(_value_info(value, None, value.dtype))
+        known = _substitute(value, sizes) if value.producer() is None else None
+        graph.output.append(_value_info(value, known, value.dtype))
     proto = onnx.ModelProto(graph=graph, ir_version=min(model.ir_version or 8, onnx.IR_VERSION))
     for domain, version in model.graph.opset_imports.items():
         proto.opset_import.append(onnx.OperatorSetIdProto(domain=domain, version=version))

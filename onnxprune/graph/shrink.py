@@ -1,5 +1,6 @@
 """Remove what provably changes nothing, and say of every channel what became of it and why."""
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
@@ -8,7 +9,7 @@ import onnx_ir as ir
 
 from onnxprune.graph import known
 from onnxprune.graph.labels import spans
-from onnxprune.graph.model import Model, load
+from onnxprune.graph.model import Model, load, normalise
 from onnxprune.graph.remove import remove
 from onnxprune.graph.trace import walk
 from onnxprune.graph.units import Channels
@@ -47,7 +48,7 @@ def shrink(model) -> tuple[Model, ShrinkReport]:
     `model` is anything `load` takes. Values inside the network are assumed finite. Returns the smaller model, and the
     report. Where nothing is dead the model comes back as it was.
     """
-    model = load(model)
+    result = model = load(model)
     removed = rounds = 0
     while True:
         channels = Channels(walk(model))
@@ -57,25 +58,39 @@ def shrink(model) -> tuple[Model, ShrinkReport]:
         dead = _without_emptying(channels, units)
         if not dead:
             break
-        removed += sum(len(channels.units[u].channels) for u in dead)
-        model = remove(model, channels, dead)
+        removed += len({c for u in dead for c in channels.units[u].channels})
+        result = remove(model, channels, dead)
+        model = normalise(result.ir.clone(), result.name)  # what was merged again may tie layers again
         rounds += 1
-    left = sum(len(u.channels) for u in channels.units)
-    return model, ShrinkReport({"removed": removed, "kept": left}, tuple(_kept_dead(channels, facts, readers)), rounds)
+    if not rounds:
+        result = remove(model, channels, ())
+    left = len({c for u in channels.units for c in u.channels})
+    return result, ShrinkReport({"removed": removed, "kept": left}, tuple(_kept_dead(channels, facts, readers)), rounds)
 
 
 def _without_emptying(channels: Channels, units: tuple[int, ...]) -> list[int]:
     """The units, but for one where an axis would be left empty."""
     deleted = np.zeros(channels.count, bool)
+    for index in units:
+        deleted[list(channels.units[index].channels)] = True
+    if channels.emptied(deleted) is None:
+        return list(units)
+    axes_of: dict[int, list[int]] = defaultdict(list)
+    left = []
+    for number, named in enumerate(channels.axes):
+        left.append(len(named))
+        for c in named.tolist():
+            axes_of[c].append(number)
+    deleted[:] = False
     chosen = []
     for index in units:
-        members = list(channels.units[index].channels)
-        before = deleted[members].copy()
-        deleted[members] = True
-        if channels.emptied(deleted) is None:
+        new = [c for c in channels.units[index].channels if not deleted[c]]
+        loses = Counter(axis for c in new for axis in axes_of[c])
+        if all(left[axis] > count for axis, count in loses.items()):
+            for axis, count in loses.items():
+                left[axis] -= count
+            deleted[new] = True
             chosen.append(index)
-        else:
-            deleted[members] = before
     return chosen
 
 

@@ -7,11 +7,14 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.graph import shapes
-from onnxprune.graph.labels import Ledger, facet
+from onnxprune.graph.labels import Ledger, facet, spans
 from onnxprune.graph.model import Model
 from onnxprune.graph.rules import RULES, SHAPE_INPUTS, Op, Tensor
 from onnxprune.graph.rules.contraction import grouped_weight
 from onnxprune.graph.rules.registry import Facets, attribute
+
+#: Operators that may be told a shape by sizes of the very tensor they shape: what shrinks, shrinks in both.
+ADAPTS = ("Reshape", "Resize")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +74,7 @@ class _Walk:
         for value in graph.outputs:
             for found in self.facets.get(value, ()):
                 self.ledger.pin(found, f"graph output '{value.name}'")
+        self._pin_measured()
 
     def _initial(self, value: ir.Value) -> Facets:
         """Labels of a float initializer: one for every place on every axis longer than 1."""
@@ -102,11 +106,41 @@ class _Walk:
             self.measured[out] = sources
             self.facets[out] = ()
 
+    def _pin_measured(self) -> None:
+        """Sizes of axes that may shrink stay where anything but the shape of that very tensor follows from them."""
+        if not any(self.measured.values()):
+            return
+        graph = self.trace.model.ir.graph
+        grown = dict(self.trace.shape_of)
+        for value, facets in self.facets.items():
+            axes = {axis for found in facets for axis in spans(found)}
+            if axes:
+                grown[value] = tuple(s + 1 if a in axes else s for a, s in enumerate(grown[value]))
+        again = shapes.evaluate(self.trace.model.ir, grown)
+        varies = {
+            v
+            for v, sources in self.measured.items()
+            if sources and (v not in again or not np.array_equal(again[v], self.trace.values[v]))
+        }
+        for number, node in enumerate(graph):
+            self.ledger.at = number
+            shape_inputs = SHAPE_INPUTS.get((node.domain, node.op_type), ())
+            for index, value in enumerate(node.inputs):
+                if value in varies and not all(out in self.trace.values for out in node.outputs):
+                    own = {node.inputs[0]} if index in shape_inputs and node.op_type in ADAPTS else set()
+                    self._pin_sources(self.measured[value] - own, f"{node.op_type} '{node.name}' reads")
+            for value in {v for a in node.attributes.values() for v in _captured(a, graph)} & varies:
+                self._pin_sources(self.measured[value], f"{node.op_type} '{node.name}' captures")
+        for value in set(graph.outputs) & varies:
+            self._pin_sources(self.measured[value], f"graph output '{value.name}' is")
+
+    def _pin_sources(self, sources: set[ir.Value], what: str) -> None:
+        for source in sorted(sources, key=lambda v: v.name or ""):
+            for found in self.facets[source]:
+                self.ledger.pin(found, f"{what} the size of '{source.name}'")
+
     def _apply(self, node: ir.Node) -> None:
         key = (node.domain, node.op_type)
-        for index, value in enumerate(node.inputs):
-            if value is not None and index not in SHAPE_INPUTS.get(key, ()):
-                self._pin_measured(node, value)
         captured = [v for a in node.attributes.values() for v in _captured(a, node.graph)]
         inputs = [None if v is None else self._tensor(v) for v in node.inputs]
         outputs = [self._tensor(v) for v in node.outputs]
@@ -135,11 +169,6 @@ class _Walk:
         for tensor in op.inputs:
             if tensor is not None:
                 op.pin([f for f in tensor.facets if not np.isin(f, flowing).any()], "reads it as a whole")
-
-    def _pin_measured(self, node: ir.Node, value: ir.Value) -> None:
-        for source in self.measured.get(value, ()):
-            for found in self.facets[source]:
-                self.ledger.pin(found, f"{node.op_type} '{node.name}' computes with the size of '{source.name}'")
 
     def _tensor(self, value: ir.Value) -> Tensor:
         shape = self.trace.shape_of.get(value)

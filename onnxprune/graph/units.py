@@ -140,6 +140,11 @@ class Channels:
                 return name, shape_axes
         return None
 
+    @property
+    def axes(self) -> list[np.ndarray]:
+        """Every distinct labelled axis, as the channels on it."""
+        return [named for _, _, named in self._axes]
+
     @cached_property
     def _axes(self) -> list[tuple[str, int, np.ndarray]]:
         """Every distinct labelled axis, as the set of its channels."""
@@ -266,15 +271,16 @@ class Channels:
         total = self.weigh(saliency)
         return np.array([total[list(unit.channels)].sum() for unit in self.units])
 
-    def ranked(self, saliency: Mapping[str, np.ndarray]) -> "Channels":
+    def ranked(self, saliency: Mapping[str, np.ndarray], first: np.ndarray | None = None) -> "Channels":
         """The same channels, with bundles that follow the ranking: the k-th bundle has each row's k-th least important.
 
-        `saliency` is {initializer name: array of its shape}.
+        `saliency` is {initializer name: array of its shape}; channels in `first`, bool [channels], come before others.
         """
         if not self.has_bundles:
             return self
         total = self.weigh(saliency)
-        return Channels(self.trace, np.argsort(np.argsort(total, kind="stable"), kind="stable"))
+        keys = (total,) if first is None else (total, ~first)
+        return Channels(self.trace, np.argsort(np.lexsort(keys), kind="stable"))
 
     def covering(self, deleted: np.ndarray) -> tuple["Channels", tuple[int, ...]]:
         """Channels whose bundles take `deleted[channel]` members first, and its units that lie within `deleted`."""
@@ -323,7 +329,11 @@ class Channels:
 
     def _unit(self, unit: Unit | int) -> Unit:
         if isinstance(unit, Unit):
-            return unit
+            if unit.index < len(self.units) and self.units[unit.index] == unit:
+                return unit
+            raise InputError(f"{unit} belongs to other channels. Take the units of those that you pass.")
+        if not isinstance(unit, int | np.integer):
+            raise InputError(f"{unit!r} is no unit. Give units, or their indices.")
         if not 0 <= unit < len(self.units):
             raise InputError(f"There is no unit {unit}: this model has units 0 to {len(self.units) - 1}.")
         return self.units[unit]

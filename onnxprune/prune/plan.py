@@ -16,7 +16,7 @@ import onnx_ir as ir
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
-from onnxprune.errors import BudgetUnreachable, RecipeError
+from onnxprune.errors import BudgetUnreachable, InputError, RecipeError
 from onnxprune.graph.units import Channels
 from onnxprune.prune.cost import node_macs, sample_shapes
 
@@ -200,9 +200,9 @@ class Planner:
         """A budget with every figure as a fraction; figures above 1 are absolute. Raises RecipeError for others."""
         found = {}
         for name, value in budget.items():
-            if name not in COSTS or value <= 0:
+            if name not in COSTS or not 0 < value < np.inf:
                 raise RecipeError(f"The budget asks for {value!r} {name}. Give macs, params or bytes, above 0.")
-            found[name] = value if value <= 1 else min(1.0, value / self.totals[name])
+            found[name] = value if value <= 1 else min(1.0, value / max(self.totals[name], 1.0))
         if not found:
             raise RecipeError("The budget is empty. Give macs, params or bytes, as a fraction or a figure.")
         return found
@@ -217,14 +217,9 @@ class Planner:
         gone[list(deleted)] = True
         ranked = [self._rank(group, saliency, gone) for group in self.groups]
         widths = [self._widths(group, gone) for group in self.groups]
-        smallest = self.cost([w[0] / len(g.units) for w, g in zip(widths, self.groups, strict=True)])
-        for name, limit in budget.items():
-            if smallest[name] > limit + 1e-9:
-                raise BudgetUnreachable(
-                    f"A budget of {limit:.1%} of the {name} can't be reached: the smallest legal network has "
-                    f"{smallest[name]:.1%}. Ask for at least {np.ceil(smallest[name] * 1000) / 1000:.1%}, "
-                    "or keep fewer layers whole."
-                )
+        if not np.isfinite(saliency).all():
+            raise InputError("The saliency of some units isn't a number. Did the loss explode?")
+        self.check(budget, widths)
         worth = [np.r_[0.0, np.cumsum(saliency[order][::-1])][w] for order, w in zip(ranked, widths, strict=True)]
         chosen = self._solve(worth, widths, budget)
         units = [order[: len(order) - width] for order, width in zip(ranked, chosen, strict=True)]
@@ -234,6 +229,18 @@ class Planner:
             self.cost(left),
             tuple(Width(g.name, g.kind, len(g.units), int(w)) for g, w in zip(self.groups, chosen, strict=True)),
         )
+
+    def check(self, budget: Mapping[str, float], widths: Sequence[Sequence[int]] | None = None) -> None:
+        """Raise BudgetUnreachable, saying the best that can be, for a budget below the smallest choice of widths."""
+        widths = widths or [self._widths(group, np.zeros(len(self.channels.units), bool)) for group in self.groups]
+        smallest = self.cost([w[0] / len(g.units) for w, g in zip(widths, self.groups, strict=True)])
+        for name, limit in budget.items():
+            if smallest[name] > limit + 1e-9:
+                raise BudgetUnreachable(
+                    f"A budget of {limit:.1%} of the {name} can't be reached: the smallest legal network has "
+                    f"{smallest[name]:.1%}. Ask for at least {np.ceil(smallest[name] * 1000) / 1000:.1%}, "
+                    "or keep fewer layers whole."
+                )
 
     def _rank(self, group: _Group, saliency: np.ndarray, gone: np.ndarray) -> np.ndarray:
         """Units from the first to go to the last."""
@@ -289,7 +296,7 @@ class Planner:
                     first = offset[a, b]
                     product = np.outer(left[a], left[b]).ravel()
                     coefficients[first : first + product.size] += value * product
-            total = self.totals[name]
+            total = max(self.totals[name], 1e-12)
             used = np.flatnonzero(coefficients)
             add(used, coefficients[used] / total, -np.inf, limit - constant / total)
         if not rows:
@@ -297,7 +304,8 @@ class Planner:
         objective = np.zeros(count)
         scale = max(sum(float(w[-1]) for w in worth), 1e-30)
         for g, values in enumerate(worth):
-            objective[start[g] : start[g + 1]] = -values / scale
+            # Where saliency can't tell, wider is better.
+            objective[start[g] : start[g + 1]] = -values / scale - 1e-6 * left[g]
         matrix = coo_array((entries, (rows, columns)), shape=(len(low), count)).tocsr()
         integral = np.r_[np.ones(start[-1]), np.zeros(count - start[-1])]
         result = milp(

@@ -64,7 +64,8 @@ class Pruner:
     round_to: "cpu" for widths that ONNX Runtime's CPU provider runs fast, or a number whose multiples are taken.
     penalty: weight of the L1 norm of all prunable parameters in `penalty()`.
 
-    Raises ExportError for a module that can't be exported, RecipeError for a budget, a name or steps that don't fit.
+    Raises ExportError for a module that can't be exported, RecipeError for a budget, a name or steps that don't fit,
+    BudgetUnreachable for a budget below the smallest legal network.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Pruner:
         self._parameters = self._traced_parameters()
         self._planner = Planner(self.channels, **self._planning)
         self._budget = self._planner.fractions(budget)
+        self._planner.check(self._budget)
         self._deleted = np.zeros(self.channels.count, bool)
         self._masks: dict[str, torch.Tensor] = {}
         self._saliency: dict[str, np.ndarray] = {}
@@ -142,13 +144,13 @@ class Pruner:
     def prune(self, progress: float) -> Plan:
         """One pruning step: mask as many units as the schedule wants at `progress`, 0 to 1.
 
-        Raises BudgetUnreachable for a budget below the smallest legal network, InputError where the criterion needs
-        gradients and none were gathered.
+        Raises InputError where the criterion needs gradients and none were gathered, or gives something that isn't
+        a number.
         """
         if not 0 <= progress <= 1:
             raise InputError(f"Progress is {progress:g}. Give a number from 0, nothing pruned, to 1, the budget.")
         saliency = self._current_saliency()
-        self._use(self.channels.ranked(saliency))
+        self._use(self.channels.ranked(saliency, first=self._deleted))
         target = {name: self._schedule(progress, fraction) for name, fraction in self._budget.items()}
         plan = self._planner.plan(self.channels.importance(saliency), target, self._deleted_units())
         self._delete(plan.units)

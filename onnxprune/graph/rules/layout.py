@@ -40,6 +40,17 @@ def reshape_like(op: Op) -> Facets | None:
     return settle(op, [reshape(f, x.shape, out.shape) for f in x.facets])
 
 
+@mend("", "Squeeze")
+def squeeze_axes(change: Change) -> Mended | None:
+    """Without axes every size of 1 would go, one that shrank to 1 too: the axes are named."""
+    if change.attr("axes") is not None or (len(change.node.inputs) > 1 and change.node.inputs[1] is not None):
+        return None
+    axes = [axis for axis, size in enumerate(change.before[0]) if size == 1]
+    if change.version < 13:
+        return Mended(attributes={"axes": axes})
+    return Mended({1: np.array(axes, np.int64)})
+
+
 def _unresolved(op: Op) -> list[int]:
     """Axes of a Reshape's result whose size is symbolic and isn't that of the same input axis."""
     rank = len(op.inputs[0].shape)
@@ -351,6 +362,10 @@ def space_to_depth(op: Op) -> Facets:
 @rule("", "Resize", "Upsample", shape_inputs=(1, 2, 3))
 def resize(op: Op) -> Facets:
     x, out = op.inputs[0], op.outputs[0]
+    sizes = op.input(3)
+    if sizes is not None and sizes.shape != (0,) and (sizes.data is None or op.attr("axes") is not None):
+        op.pin(x.facets, "resizes to computed sizes, or to sizes of chosen axes")
+        return ()
     axes = [a for a in range(len(x.shape)) if x.shape[a] != out.shape[a] or op.is_dynamic_input(0, a)]
     return only_zero(op.collapse(x.facets, axes, "interpolates along the axis"))
 

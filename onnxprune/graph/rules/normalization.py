@@ -15,6 +15,9 @@ def batch_normalization(op: Op) -> list[Facets]:
     if len(op.outputs) > 1 and op.attr("training_mode", 0):
         op.pin([f for t in op.inputs for f in t.facets], "updates its statistics")
         return [()] * len(op.outputs)
+    if any(len(t.shape) != 1 for t in op.inputs[1:]):
+        op.pin([f for t in op.inputs for f in t.facets], "scales places, not channels")
+        return [()] * len(op.outputs)
     return [op.meet([op.inputs[0], *_columns(op)], scaled_and_shifted)] + [()] * (len(op.outputs) - 1)
 
 
