@@ -30,17 +30,13 @@ ALLOWED = {
     "display": {"errors"},
     "taskdata": {"errors", "runtime"},
     "runfolder": {"errors", "graph", "recipe"},
+    "workbench": {
+        *("errors", "graph", "prune", "runtime", "training", "deploy"),
+        *("progress", "recipe", "runfolder", "taskdata"),
+    },
     "compress": {
-        "errors",
-        "graph",
-        "prune",
-        "runtime",
-        "training",
-        "deploy",
-        "progress",
-        "recipe",
-        "runfolder",
-        "taskdata",
+        *("errors", "graph", "prune", "runtime", "training", "deploy"),
+        *("progress", "recipe", "runfolder", "taskdata", "workbench"),
     },
     "pipeline": {
         "errors",

@@ -145,7 +145,7 @@ def test_a_trained_network_a_metric_of_ones_own_and_less_is_better(tiny_project,
         dense=None,
         metric="error_rate",
         gates={},
-        budget={"params": 0.9},
+        budget={"bytes": 0.9},
     )
     history = json.loads((run.path / "history.json").read_text())
     assert {epoch["phase"] for epoch in history["epochs"]} <= {"prune", "finetune"}

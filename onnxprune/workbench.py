@@ -1,0 +1,189 @@
+"""The part of a run that needs PyTorch: train, prune, export, prove. It goes on where it was interrupted."""
+
+import copy
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from onnxprune.deploy import surgeon
+from onnxprune.graph.model import save, write_atomically
+from onnxprune.progress import Progress, tell
+from onnxprune.recipe import Recipe, Training
+from onnxprune.runfolder import RunFolder
+from onnxprune.runtime.accuracy import find_metric
+from onnxprune.runtime.data import resolve
+from onnxprune.runtime.equivalence import require
+from onnxprune.taskdata import TaskData
+
+if TYPE_CHECKING:
+    from onnxprune.training.history import History
+    from onnxprune.training.pruner import Pruner
+
+#: Pruning sees the training data in another order than dense training did.
+PRUNING_SEED = 1000
+#: Keys of a recipe's training sections that the loop is told in other ways.
+NOT_SETTINGS = {"batch", "label_smoothing", "distillation"}
+
+
+def check_names(recipe: Recipe) -> None:
+    """Raises DataError for a metric, a loss or a criterion that isn't there."""
+    find_metric(recipe.metric)
+    for name in (recipe.loss, recipe.criterion):
+        _own(name)
+
+
+class Workbench:
+    """A network in training. Leaves dense.onnx, pruned.onnx, history.json and the proof in the run's folder.
+
+    Raises ProviderRefused, RecipeError, DataError where the parts don't fit; see `train_and_export`.
+    """
+
+    def __init__(self, recipe: Recipe, build: Callable, task: TaskData, run: RunFolder, progress: Progress | None):
+        from onnxprune.training import trainee
+
+        self.recipe, self.task, self.run, self.progress = recipe, task, run, progress
+        device = trainee.pick_device(recipe.device)
+        self.module = trainee.build_module(build, recipe.module, device, recipe.seed)
+        self.example = trainee.example_of(task.arrays("train")[0], device)
+        self.loss = trainee.cross_entropy if recipe.loss == "cross_entropy" else _own(recipe.loss)
+        metric = find_metric(recipe.metric)
+        self.sign = 1.0 if metric.higher_is_better else -1.0  # training maximises
+        validation = task.arrays("validation")
+        self.evaluate = trainee.evaluator(metric.score, *validation, loss=self.loss, sign=self.sign)
+        self.names = {"input_names": (task.input_name,), "output_names": (task.output_name,)}
+
+    def train_and_export(self) -> None:
+        """All of it, from where it was interrupted.
+
+        Raises ExportError and BudgetUnreachable before anything is trained, GateError where training explodes,
+        NotEquivalentError where the result doesn't compute what the module does, OutputError.
+        """
+        if not self.run.checkpoint("dense").exists():
+            self.rehearse()
+        histories = [self.train_dense()] if self.recipe.dense else []
+        if not self.run.dense.exists():
+            self.export_dense()
+        pruner, history = self.prune()
+        self.write_history([*histories, history], pruner)
+        self.export_pruned(pruner)
+
+    def rehearse(self) -> None:
+        """A module that can't be exported and a budget out of reach are better known before hours of training."""
+        what = "rehearsing export and pruning"
+        tell(self.progress, 0, 1, what)
+        self.pruner(copy.deepcopy(self.module), criterion="magnitude", schedule="one-shot").prune(1.0)
+        tell(self.progress, 1, 1, what)
+
+    def pruner(self, module: Any, **how: Any) -> "Pruner":
+        """A pruner of `module` with the recipe's budget."""
+        from onnxprune.training.pruner import Pruner
+
+        recipe = self.recipe
+        return Pruner(
+            module,
+            self.example,
+            budget=recipe.budget.limits,
+            keep=recipe.keep,
+            round_to=recipe.round_to,
+            **how,
+            **self.names,
+        )
+
+    def train_dense(self) -> "History":
+        """The network as it is before pruning."""
+        return self.train("dense", self.recipe.dense, self.recipe.seed, "training the dense network")
+
+    def export_dense(self) -> None:
+        """What the result is compared with, cleaned up in the same way."""
+        from onnxprune.training.export import deployed
+
+        tell(self.progress, 0, 1, "exporting the dense network")
+        save(surgeon.tidy(deployed(self.module, self.example, **self.names)), self.run.dense)
+        tell(self.progress, 1, 1, "exporting the dense network")
+
+    def prune(self) -> "tuple[Pruner, History]":
+        """Prune while training goes on, with the dense network as teacher."""
+        from onnxprune.training.distill import Distillation
+
+        recipe, teaching = self.recipe, self.recipe.finetune.distillation
+        options: dict[str, Any] = {}
+        if teaching:
+            options = {"teacher": copy.deepcopy(self.module), "distillation": Distillation(**teaching.model_dump())}
+        pruner = self.pruner(self.module, criterion=_own(recipe.criterion), schedule=recipe.schedule)
+        seed = recipe.seed + PRUNING_SEED
+        return pruner, self.train("prune", recipe.finetune, seed, "pruning and fine-tuning", pruner=pruner, **options)
+
+    def train(self, stage: str, section: Training, seed: int, what: str, **options: Any) -> "History":
+        """One of the two trainings, as its section of the recipe says."""
+        from onnxprune.training.batches import shuffled_batches
+        from onnxprune.training.finetune import TrainingSettings, train
+
+        recipe, task, smoothing = self.recipe, self.task, section.label_smoothing
+        batches = shuffled_batches(*task.arrays("train"), batch_size=section.batch, seed=seed, augment=task.augment)
+        settings = TrainingSettings(
+            **section.model_dump(exclude=NOT_SETTINGS),
+            prune_steps=recipe.steps,
+            guard=recipe.guard,
+            tolerance=recipe.tolerance,
+            noise=recipe.noise,
+        )
+        return train(
+            self.module,
+            _counted(batches, section.epochs, max(1, len(task.train) // section.batch), what, self.progress),
+            settings=settings,
+            evaluate=self.evaluate,
+            loss=partial(self.loss, label_smoothing=smoothing) if smoothing else self.loss,
+            checkpoint=self.run.checkpoint(stage),
+            resume=True,
+            seed=seed,
+            **options,
+        )
+
+    def write_history(self, histories: "list[History]", pruner: "Pruner") -> None:
+        """history.json: every epoch and step, the widths, and how the chosen point compares with the dense network."""
+        from onnxprune.training.history import join_histories
+
+        told, last = join_histories(histories, pruner.widths()), histories[-1]
+        for record in told["epochs"]:
+            record["validation_metric"] *= self.sign
+        for record in told["steps"]:
+            record["metric"] *= self.sign
+        told["result"] = {
+            "baseline": self.sign * last.baseline,
+            "metric": self.sign * last.best_metric,
+            "tolerance": last.tolerance,
+            "within_tolerance": last.within_tolerance,
+        }
+        write_atomically(self.run.history, json.dumps(told, indent=2, allow_nan=False) + "\n")
+
+    def export_pruned(self, pruner: "Pruner") -> None:
+        """Remove what was pruned, clean up, and prove the file equal to the module before it is there."""
+        what = "removing what was pruned"
+        tell(self.progress, 0, 2, what)
+        result = surgeon.tidy(pruner.export().model)
+        tell(self.progress, 1, 2, what)
+        proof = require(pruner.prove(result))
+        save(result, self.run.pruned)
+        write_atomically(self.run.equivalence, json.dumps(dataclasses.asdict(proof), indent=2) + "\n")
+        tell(self.progress, 2, 2, what)
+
+
+def _own(name: str) -> Any:
+    """The object of the user's that `name` refers to, or the name of one of ours."""
+    return resolve(name) if ":" in name else name
+
+
+def _counted(
+    batches: Callable[[int], Iterable], epochs: int, per_epoch: int, what: str, progress: Progress | None
+) -> Callable[[int], Iterable]:
+    """The same batches, with a word to `progress` before each and after the last."""
+
+    def of_epoch(epoch: int) -> Iterator:
+        for number, batch in enumerate(batches(epoch)):
+            tell(progress, epoch * per_epoch + number, epochs * per_epoch, what)
+            yield batch
+        tell(progress, (epoch + 1) * per_epoch, epochs * per_epoch, what)
+
+    return of_epoch
