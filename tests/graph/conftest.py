@@ -90,6 +90,7 @@ class Oracle:
 
         Deletes something in every trial if there is a unit at all. Returns the channels.
         """
+        given = source.SerializeToString(deterministic=True)
         model = load(source)
         before = to_bytes(model)
         channels = trace(model)
@@ -107,6 +108,7 @@ class Oracle:
         feeds = feeds_for(model, 2, size)
         assert error_over_range(run(model, feeds), run(nothing, feeds)) == 0
         assert to_bytes(model) == before, "the input was modified"
+        assert source.SerializeToString(deterministic=True) == given, "the source was modified"
         return channels
 
 

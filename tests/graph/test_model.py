@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 from onnx import helper
 
@@ -48,6 +49,41 @@ def test_sources_are_not_modified(proto):
     assert ir.to_proto(as_ir).SerializeToString(deterministic=True) == before_ir
 
 
+def test_names_that_look_like_ours_are_left_alone(oracle):
+    body = "a = Conv(x, w0) b = Mul(a, s) c = Add(b, s_copy) d = Mul(c, s) y = Conv(d, w9)"
+    weights = {"w0": (8, 3, 1, 1), "s": (8, 1, 1), "s_copy": (8, 1, 1), "w9": (5, 8, 1, 1)}
+    source = oracle.parse(body, IMAGE, weights)
+    ones = helper.make_tensor("s", 1, [8, 1, 1], [2.0] * 8)
+    source.graph.initializer[1].CopyFrom(ones)  # constant, so that it is un-shared
+    for value in [*source.graph.initializer]:
+        value.name = value.name.replace("s_copy", "s.copy1")
+    source.graph.node[2].input[1] = "s.copy1"
+    source.graph.node[0].name, source.graph.node[3].name = "Mul_3", ""
+    feeds = oracle.feeds_for(load(source), 2)
+    expected = ort_run(source, feeds)
+    loaded = load(source)
+    assert dict(loaded.copies) == {"s.copy1.2": "s"}
+    assert oracle.error_over_range(expected, oracle.run(loaded, feeds)) == 0
+    assert loaded.ir.graph[0].name == "Mul_3"
+    oracle.check(source)
+
+
+def ort_run(proto, feeds):
+    return ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feeds)
+
+
+def test_the_other_name_of_the_standard_domain(oracle):
+    source = oracle.parse(
+        "a = Conv(x, w0) b = Slice(a, s, e) y = Conv(b, w9)",
+        IMAGE,
+        {"w0": (8, 3, 1, 1), "w9": (5, 8, 1, 1)},
+        {"s": np.array([0]), "e": np.array([9])},
+        opset=13,
+    )
+    source.opset_import[0].domain = "ai.onnx"
+    assert len(trace(source).units) == 8
+
+
 def test_metadata_and_dynamic_dimensions_survive(proto):
     saved = to_proto(load(proto))
     assert {p.key: p.value for p in saved.metadata_props} == {"licence": "MIT"}
@@ -66,6 +102,8 @@ BAD = {
     "negative dimension": (lambda m: m.graph.initializer[0].dims.__setitem__(0, -8), "w0.*negative dimension"),
     "too few bytes": (lambda m: setattr(m.graph.initializer[0], "raw_data", b"123"), "w0.*3 bytes where its shape"),
     "unknown type": (lambda m: setattr(m.graph.initializer[1], "data_type", 99), "w9.*unknown element type 99"),
+    "elements missing": (lambda m: m.graph.initializer[0].CopyFrom(_short()), "w0.*2 elements where its shape"),
+    "old opset": (lambda m: setattr(m.opset_import[0], "version", 6), "opset 6; 7 is the oldest"),
     "empty graph": (lambda m: m.graph.ClearField("node"), "empty graph"),
     "cycle": (lambda m: m.graph.node[0].input.__setitem__(0, "y"), "broken"),
     "external data elsewhere": (
@@ -74,6 +112,12 @@ BAD = {
     ),
     "external data missing": (lambda m: _external(m.graph.initializer[0], "gone.data"), "gone.data"),
 }
+
+
+def _short():
+    tensor = helper.make_tensor("w0", 1, [2], [1.0, 2.0])
+    tensor.dims[:] = [8, 3, 1, 1]
+    return tensor
 
 
 def _external(tensor, location):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from onnxprune.graph.model import load, to_bytes
 from onnxprune.graph.shrink import shrink
@@ -81,6 +81,11 @@ CASES = {
     "pooled": Case("pools of 0 are 0, and so are reductions over positions", "a = Conv(x, w0) c = MaxPool<kernel_shape=[3,3], pads=[1,1,1,1]>(a) d = AveragePool<kernel_shape=[2,2]>(c) b = ReduceSum(d, ax) y = Conv(b, w9)", PLAIN, kill(("w0", 2)), 1, {"ax": np.array([2, 3])}),
     "moved": Case("0 stays 0 wherever it is moved", "a = Conv(x, w0) c = Transpose<perm=[0,2,3,1]>(a) d = Reshape(c, s) e = MatMul(d, w1) y = Reshape(e, t)", {"w0": (8, 3, 1, 1), "w1": (8, 5)}, kill(("w0", 2)), 1, {"s": np.array([-1, 64, 8]), "t": np.array([0, 8, 8, 5])}),
     "flattened": Case("its places in the row are read with weights, but hold 0", "a = Conv(x, w0) f = Flatten(a) g = Gemm(f, w1) y = Reshape(g, s)", {"w0": (8, 3, 1, 1), "w1": (512, 5)}, kill(("w0", 2)), 1, {"s": np.array([-1, 5, 1, 1])}),
+    "padded with 1": Case("a border of 1 around zeros is read", "a = Conv(x, w0) b = Pad(a, p, one) y = Conv(b, w9)", PLAIN, kill(("w0", 2)), 0, {"p": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "one": np.float32(1)}),
+    "padded with 0": Case("a border of 0 around zeros", "a = Conv(x, w0) b = Pad(a, p) y = Conv(b, w9)", PLAIN, kill(("w0", 2)), 1, {"p": np.array([0, 0, 1, 1, 0, 0, 1, 1])}),
+    "a constant padded with 0": Case("cos of the border is not cos of the constant", "a = Conv(x, w0) c = Add(a, one) d = Pad(c, p) e = Cos(d) b = Floor(e) y = Conv(b, w9)", PLAIN, kill(("w0", 2)), 0, {"p": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "one": np.float32(1)}),
+    "depth to space": Case("one dead place of a block says nothing of the others", "a = Conv(x, w0) b = DepthToSpace<blocksize=2>(a) y = Conv(b, w9)", {"w0": (8, 3, 1, 1), "w9": (5, 2, 1, 1)}, kill(("w0", 0)), 0),
+    "gemm with a row": Case("0 x + c, c a row of the table", "f = Flatten(x) a = Gemm(f, w0, c0) r = Relu(a) g = Gemm(r, w9, c9) y = Reshape(g, s)", {"w0": (192, 8), "c0": (1, 8), "w9": (8, 5), "c9": (1, 5)}, kill(("w0", (slice(None), 2)), ("c0", (0, 2))), 1, {"s": np.array([-1, 5, 1, 1])}),
     "all dead": Case("one channel stays where all could go", two("Relu"), PLAIN, kill(("w0", slice(None))), 7),
     "divided by": Case("0 / c is 0", "a = Conv(x, w0) b = Div(a, var) y = Conv(b, w9)", PLAIN | {"var": (8, 1, 1)}, kill(("w0", 2)), 1),
     "power of 0": Case("0^0 is 1", "a = Conv(x, w0) b = Pow(a, p) y = Conv(b, w9)", PLAIN, lambda w: (w.__setitem__("w0", np.abs(w["w0"])), kill(("w0", 2))(w)), 0, {"p": np.float32(0)}),
@@ -119,6 +124,27 @@ def test_a_constant_that_stays_says_why(oracle):
     assert (entry.tensor, entry.axis, entry.index) == ("a", 1, 2)
     assert entry.node == "Conv 'Conv_2'" and "holds 1 here" in entry.reason
     assert report.as_dict()["kept_dead"][0]["index"] == 2
+
+
+def test_what_inference_does_not_know_is_left_alone(oracle):
+    """Operators of other domains, inputs that are outputs, missing shapes: nothing is claimed of them."""
+    source = oracle.parse("a = Conv(x, w0) b = my.Foo(a) y = Conv(b, w9)", {"x": "N,3,8,8"}, PLAIN)
+    source.opset_import.append(helper.make_opsetid("my", 1))
+    passing = oracle.parse("a = Conv(x, w0) y = Conv(a, w9)", {"x": "N,3,8,8"}, PLAIN)
+    passing.graph.output.append(passing.graph.input[0])
+    for model, removed in ((source, 0), (passing, 1)):
+        arrays = {t.name: np.array(numpy_helper.to_array(t)) for t in model.graph.initializer}
+        kill(("w0", 2))(arrays)
+        for tensor in model.graph.initializer:
+            tensor.CopyFrom(numpy_helper.from_array(arrays[tensor.name], tensor.name))
+        assert shrink(model)[1].verdicts["removed"] == removed
+
+
+def test_a_model_with_nothing_dead_does_not_grow(oracle):
+    body = "a = Conv(x, w0) b = Mul(a, s) c = Conv(b, w1) d = Mul(c, s) y = Conv(d, w9)"
+    shared = {"s": np.ones((1, 8, 1, 1), np.float32)}
+    source = oracle.parse(body, {"x": "N,3,8,8"}, {"w0": (8, 3, 1, 1), "w1": (8, 8, 1, 1), "w9": (5, 8, 1, 1)}, shared)
+    assert set(shrink(source)[0].ir.graph.initializers) == {"w0", "w1", "w9", "s"}
 
 
 def test_the_same_input_gives_the_same_bytes(oracle):

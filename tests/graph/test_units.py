@@ -123,6 +123,13 @@ def test_a_unit_that_is_not_there(residual, unit):
         remove(residual, channels, [unit])
 
 
+def test_units_of_others_and_things_that_are_no_units(residual, grouped):
+    channels = trace(residual)
+    for unit in (trace(grouped).units[0], "0", 1.0, None):
+        with pytest.raises(InputError, match=r"no unit|other channels"):
+            remove(residual, channels, [unit])
+
+
 def test_channels_belong_to_their_model(oracle, residual, grouped):
     channels = trace(residual)
     for call in (remove, mask):

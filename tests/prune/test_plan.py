@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from onnxprune.errors import BudgetUnreachable, RecipeError
+from onnxprune.errors import BudgetUnreachable, InputError, RecipeError
 from onnxprune.graph.model import load
 from onnxprune.graph.remove import remove
 from onnxprune.graph.units import trace
@@ -98,6 +98,15 @@ def test_an_unreachable_budget_says_the_best_that_can_be():
     assert [w.after for w in plan.widths] == [4, 4]
 
 
+def test_saliency_that_is_no_number_or_says_nothing():
+    _, channels, saliency = build("chain")
+    planner = Planner(channels, round_to=1)
+    with pytest.raises(InputError, match="isn't a number"):
+        planner.plan(saliency * np.nan, {"macs": 0.5})
+    plan = planner.plan(saliency * 0, {"macs": 0.5})
+    assert 0.35 < plan.cost["macs"] <= 0.5, "a budget is used up even where nothing tells units apart"
+
+
 def test_kept_weights_stay_whole():
     _, channels, saliency = build("residual")
     for pattern in ("w2", "2", "w[12]"):
@@ -113,7 +122,7 @@ def test_absolute_budgets_become_fractions():
     planner = Planner(channels)
     dense = count(model)
     assert planner.fractions({"macs": dense.macs / 4, "params": 0.5}) == {"macs": pytest.approx(0.25), "params": 0.5}
-    for wrong in ({}, {"watts": 0.5}, {"macs": 0}, {"macs": -3}):
+    for wrong in ({}, {"watts": 0.5}, {"macs": 0}, {"macs": -3}, {"macs": float("nan")}):
         with pytest.raises(RecipeError):
             planner.fractions(wrong)
 

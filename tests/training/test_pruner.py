@@ -181,6 +181,31 @@ def test_what_deletion_would_restate_stays():
     assert pruner.export().equivalence.passed
 
 
+def test_grouped_convolutions_lose_what_was_planned_and_no_more():
+    """Bundles follow the ranking, and what is gone stays gone, however the ranking changes in between."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 32, 1), nn.Conv2d(32, 32, 1, groups=4), nn.Conv2d(32, 3, 1))
+    noise = np.random.default_rng(0)
+    pruner = Pruner(
+        module,
+        (X[:2],),
+        budget={"macs": 0.5},
+        criterion=lambda w, g: noise.random(w.shape),
+        schedule="fixed",
+        round_to=1,
+    )
+    optimizer = torch.optim.SGD(module.parameters(), 0.01)
+    for progress in (0.25, 0.5, 0.75, 1.0):
+        loss = module(X).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        pruner.step(optimizer)
+        plan = pruner.prune(progress)
+        assert pruner.cost == pytest.approx(dict(plan.cost))
+    assert pruner.export().equivalence.passed
+
+
 def test_state_of_another_network():
     small = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))
     state = Pruner(small, (X[:2],), budget={"macs": 0.5}).state_dict()
@@ -240,7 +265,7 @@ class Refused(nn.Module):
             BudgetUnreachable,
             "smallest legal network",
         ),
-        (lambda: Pruner(Block(), (X[:2],), budget={"macs": 0.5}).prune(1.5), InputError, "from 0"),
+        (lambda: Pruner(Block(), (X[:2],), budget={"macs": 0.5}, round_to=2).prune(1.5), InputError, "from 0"),
     ],
 )
 def test_refusals(call, error, message):

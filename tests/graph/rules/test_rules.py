@@ -237,6 +237,17 @@ CASES = [
     # channel shuffle: the rows of either grid, 2 halves and 4 pairs
     image("shuffle", "c = Reshape(a, s) d = Transpose<perm=[0,2,1,3,4]>(c) b = Reshape(d, t)", 2 + 4, constants={"s": np.array([0, 2, 4, 8, 8]), "t": np.array([0, 8, 8, 8])}),
     # a size used as a number keeps what was measured
+    image("another tensor expanded to its shape pins", "s = Shape(a) g = Expand(p, s) b = Mul(a, g)", 0, weights={"p": (1, 1, 1, 1)}),
+    image("another tensor reshaped by its size pins", "s = Shape<start=1, end=2>(a) t = Concat<axis=0>(one, s, m) g = Reshape(x, t) h = ReduceMean(g, hw) q = Reshape(h, k) b = Mul(a, q)", 0, inputs={"x": "1,3,8,8"}, constants={"one": np.array([1]), "m": np.array([-1, 1]), "hw": np.array([1, 2, 3]), "k": np.array([1, 1, 1, 1])}),
+    image("another tensor sliced by its size pins", "s = Shape<start=1, end=2>(a) g = Slice(p, z, s, one) h = ReduceMean(g, one) b = Mul(a, h)", 0, weights={"p": (1, 9, 1, 1)}, constants={"z": np.array([0]), "one": np.array([1])}),
+    image("another tensor tiled by its size pins", "s = Shape<start=1, end=2>(a) t = Concat<axis=0>(one, s, ones) g = Tile(p, t) h = ReduceSum(g, one) b = Mul(a, h)", 0, weights={"p": (1, 1, 1, 1)}, constants={"one": np.array([1]), "ones": np.array([1, 1])}),
+    Case("size as an output pins", "a = Conv(x, w0) s = Shape(a) y = Conv(a, w9)", 0, {"w0": (8, 3, 1, 1), "w9": (5, 8, 1, 1)}, outputs="float[ya,yb,yc,yd] y, int64[4] s"),
+    image("resize by computed sizes pins", "n = Shape<start=0, end=1>(x) s = Concat<axis=0>(n, k) b = Resize(a, , , s)", 0, constants={"k": np.array([8, 16, 16])}),
+    image("resize of chosen axes pins", "b = Resize<axes=[1,2,3]>(a, , , k)", 0, constants={"k": np.array([8, 16, 16])}),
+    Case("squeeze of whatever is 1", "a = Conv(x, w0) p = GlobalAveragePool(a) q = Squeeze(p) u = Unsqueeze(q, z) y = MatMul(u, w9)", 2, {"w0": (2, 3, 1, 1), "w9": (2, 5)}, {"x": "1,3,8,8"}, {"z": np.array([0])}, outputs="float[a,b] y"),
+    Case("squeeze of whatever is 1, opset 11", "a = Conv(x, w0) p = GlobalAveragePool(a) q = Squeeze(p) u = Unsqueeze<axes=[0]>(q) y = MatMul(u, w9)", 2, {"w0": (2, 3, 1, 1), "w9": (2, 5)}, {"x": "1,3,8,8"}, outputs="float[a,b] y", opset=11),
+    image("slice with narrow integers", "c = Slice(a, s, e, o) b = Relu(c)", 8, (5, 5, 1, 1), constants={"s": np.array([2], np.int32), "e": np.array([7], np.int32), "o": np.array([1], np.int32)}),
+    Case("a size that is a prime", "a = MatMul(x, w0) b = Reshape(a, s) t = Transpose(b) y = Relu(b)", 0, {"w0": (6, 7)}, ROWS, {"s": np.array([7, -1])}, outputs="float[ya,yb] y, float[ta,tb] t"),
     image("size as a number pins", "s = Shape<start=1, end=2>(a) f = Cast<to=1>(s) r = Sqrt(f) b = Div(a, r)", 0, operators=("Shape",)),
     image("lrn pins", "b = LRN<size=3>(a)", 0, operators=("LRN",)),
     image("no rule pins", "b = GatherElements<axis=3>(a, i)", 0, constants={"i": np.zeros((1, 8, 8, 8), np.int64)}, inputs={"x": "1,3,8,8"}),
