@@ -47,15 +47,16 @@ def measure(seed: int, folder: Path, recipe: str) -> Result:
     """Run the recipe with `seed`, and note how long it took beside the run."""
     clock = folder.with_suffix(".minutes.json")
     spent = json.loads(clock.read_text()) if clock.exists() else 0.0
+    finished = (folder / "report.html").exists()
     started = time.monotonic()
-    with ProgressBars() as progress:
-        try:
+    try:
+        with ProgressBars() as progress:
             run = pipeline.compress(recipe, folder, resume=True, progress=progress, seed=seed)
-        finally:
+    finally:
+        if not finished:
             spent += (time.monotonic() - started) / 60
-            if not (folder / "report.html").exists() or not clock.exists():
-                clock.write_text(json.dumps(spent))
-    return figures(seed, run, json.loads(clock.read_text()))
+            clock.write_text(json.dumps(spent))
+    return figures(seed, run, spent)
 
 
 def figures(seed: int, run: CompressedRun, minutes: float) -> Result:
