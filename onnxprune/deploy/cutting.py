@@ -10,7 +10,17 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.deploy.bridge import close_graph, merge_copies, open_graph, quiet
-from onnxprune.deploy.flags import Flags, Tensors, compact, constant, cut, sizes_left, slice_places
+from onnxprune.deploy.flags import (
+    Flags,
+    Tensors,
+    compact,
+    constant,
+    cut,
+    reduced_axes,
+    refusal,
+    sizes_left,
+    slice_places,
+)
 from onnxprune.errors import InputError
 from onnxprune.graph.model import Model
 from onnxprune.graph.shapes import probe
@@ -31,10 +41,10 @@ def remove(model: Model, channels: Channels, units: Iterable[Unit | int]) -> Mod
     with quiet():
         found = {value.name: shape for value, shape in probe(model.ir, 0).shape_of.items()}
         other = {value.name: shape for value, shape in probe(model.ir, 1).shape_of.items()}
-        tensors = Tensors(goes, found, other)
+        tensors = Tensors(goes, found, other, graph.opset)
         for node in graph.nodes:
             tensors.flow(node)
-        for node in graph.nodes:
+        for node in list(graph.nodes):
             if any(tensor.name in goes for tensor in [*node.inputs, *node.outputs]):
                 mend = MENDS.get(node.op)
                 if mend is not None:
@@ -49,17 +59,81 @@ def remove(model: Model, channels: Channels, units: Iterable[Unit | int]) -> Mod
 
 
 def _write(node: gs.Node, index: int, values: Iterable[int], graph: gs.Graph) -> None:
-    """Give the node a constant of its own, unless it reads just these values already."""
-    array, old = np.array(values, np.int64), constant(node, index)
+    """Give the node a constant of its own, in its input's type, unless it reads just these values already."""
+    old = constant(node, index)
+    dtype = np.dtype(np.int64 if old is None else old.dtype)
+    bounds = np.iinfo(dtype)
+    array = np.array(values, np.int64).clip(bounds.min, bounds.max).astype(dtype)
     if old is not None and np.array_equal(old, array):
         return
-    taken, name, number = graph.tensors(), f"{node.name}.sizes{index}", 1
-    while name in taken:
-        number += 1
-        name = f"{node.name}.sizes{index}.{number}"
+    name = _free(f"{node.name}.sizes{index}", graph)
     while len(node.inputs) <= index:
         node.inputs.append(gs.Variable.empty())
     node.inputs[index] = gs.Constant(name, array)
+
+
+def _free(name: str, graph: gs.Graph) -> str:
+    taken, found, number = graph.tensors(), name, 1
+    while found in taken:
+        number += 1
+        found = f"{name}.{number}"
+    return found
+
+
+def _scale_output(node: gs.Node, factor: float, graph: gs.Graph) -> None:
+    """Multiply what the node gives; its readers find the product under the old name."""
+    out = node.outputs[0]
+    try:
+        dtype = np.dtype(out.dtype)
+    except TypeError as error:
+        raise refusal(node, f"gives as type {out.dtype}") from error
+    if dtype.kind != "f":
+        raise refusal(node, f"gives as type {dtype}")
+    given = gs.Variable(_free(f"{out.name}.kept", graph), dtype)
+    node.outputs[0] = given
+    scale = gs.Constant(_free(f"{node.name}.scale", graph), np.array(factor, dtype))
+    graph.nodes.append(gs.Node("Mul", f"{node.name}.scale", inputs=[given, scale], outputs=[out]))
+
+
+def _share_left(node: gs.Node, tensors: Tensors, axes: Iterable[int]) -> float:
+    """Which fraction of the places of `axes` stays."""
+    before, left = tensors.shapes[node.inputs[0].name], tensors.left(node.inputs[0])
+    return float(np.prod([left[axis] / before[axis] for axis in axes]))
+
+
+def _mend_mean(node: gs.Node, tensors: Tensors, graph: gs.Graph) -> None:
+    """The mean was over all places, those that go being 0: the mean over those kept, times kept over all."""
+    axes = reduced_axes(node, len(tensors.shapes[node.inputs[0].name]))
+    share = _share_left(node, tensors, axes)
+    if share not in (0.0, 1.0):
+        _scale_output(node, share, graph)
+
+
+def _mend_rms_norm(node: gs.Node, tensors: Tensors, graph: gs.Graph) -> None:
+    """The mean square is over a share of the places: epsilon over the share, and scale over its square root."""
+    rank = len(tensors.shapes[node.inputs[0].name])
+    share = _share_left(node, tensors, range(node.attrs.get("axis", -1) % rank, rank))
+    if share in (0.0, 1.0):
+        return
+    node.attrs["epsilon"] = node.attrs.get("epsilon", 1e-5) / share
+    scale = node.inputs[1]
+    if isinstance(scale, gs.Constant) and len(scale.outputs) == 1:
+        values = scale.values
+        scale.values = (values.astype(np.float64) / share**0.5).astype(values.dtype)
+    else:
+        _scale_output(node, share**-0.5, graph)
+
+
+def _mend_group_norm(node: gs.Node, tensors: Tensors, graph: gs.Graph) -> None:
+    """Groups that go are counted no more; the others must lose as many channels each."""
+    flags, groups = tensors.flags(node.inputs[0]), node.attrs["num_groups"]
+    if flags.shape[1] == 1:
+        return
+    counts = (~flags.reshape(groups, -1)).sum(axis=1)
+    left = counts[counts > 0]
+    if len(np.unique(left)) > 1:
+        raise refusal(node, f"does to groups of {left.tolist()} channels")
+    node.attrs["num_groups"] = len(left)
 
 
 def _mend_conv(node: gs.Node, tensors: Tensors, graph: gs.Graph) -> None:
@@ -88,6 +162,20 @@ def _mend_reshape(node: gs.Node, tensors: Tensors, graph: gs.Graph) -> None:
         return  # shape arithmetic that follows the input
     node.attrs.pop("allowzero", None)
     _write(node, 1, target, graph)
+
+
+def _mend_squeeze(node: gs.Node, tensors: Tensors, graph: gs.Graph) -> None:
+    """Without axes it would take whichever are of size 1 by now."""
+    source = node.inputs[0]
+    if "axes" in node.attrs or (len(node.inputs) > 1 and node.inputs[1].name):
+        return
+    axes = [axis for axis, size in enumerate(tensors.shapes[source.name]) if size == 1]
+    if any(tensors.is_dynamic(source, axis) for axis in axes):
+        raise refusal(node, "takes of symbolic sizes")
+    if graph.opset < 13:
+        node.attrs["axes"] = axes
+    else:
+        _write(node, 1, axes, graph)
 
 
 def _mend_split(node: gs.Node, tensors: Tensors, graph: gs.Graph) -> None:
@@ -162,7 +250,11 @@ def _mend_resize(node: gs.Node, tensors: Tensors, graph: gs.Graph) -> None:
 MENDS: dict[str, Callable[[gs.Node, Tensors, gs.Graph], None]] = {
     "Conv": _mend_conv,
     "ConvTranspose": _mend_conv,
+    "ReduceMean": _mend_mean,
+    "RMSNormalization": _mend_rms_norm,
+    "GroupNormalization": _mend_group_norm,
     "Reshape": _mend_reshape,
+    "Squeeze": _mend_squeeze,
     "Split": _mend_split,
     "Slice": _mend_slice,
     "Gather": _mend_gather,
