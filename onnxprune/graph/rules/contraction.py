@@ -227,7 +227,7 @@ def matmul(op: Op) -> Facets:
 def einsum(op: Op) -> Facets | None:
     """Any contraction, by its equation; an operand with a repeated letter (a diagonal) is pinned."""
     tensors = [t for t in op.inputs if t is not None]
-    left, _, right = op.attr("equation").replace(" ", "").partition("->")
+    left, arrow, right = op.attr("equation").replace(" ", "").partition("->")
     terms = left.split(",")
     spare = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in left]
     extra = max(len(t.shape) - len(term.replace("...", "")) for t, term in zip(tensors, terms, strict=True))
@@ -238,7 +238,7 @@ def einsum(op: Op) -> Facets | None:
         return term.replace("...", broadcast[len(broadcast) - extra :] if extra else "")
 
     axes = [spell(term, len(t.shape)) for t, term in zip(tensors, terms, strict=True)]
-    if not right:
+    if not arrow:
         joined = left.replace("...", "").replace(",", "")
         right = ("..." if "..." in left else "") + "".join(sorted(c for c in set(joined) if joined.count(c) == 1))
     out = spell(right, len(op.outputs[0].shape))

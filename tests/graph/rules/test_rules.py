@@ -125,6 +125,7 @@ CASES = [
     Case("einsum, matrices", 'a = Einsum<equation="nk,kc->nc">(x, w0) y = Einsum<equation="nk,kc">(a, w9)', 8, {"w0": (6, 8), "w9": (8, 5)}, ROWS, outputs="float[a,b] y", operators=("Einsum",)),
     Case("einsum, ellipsis", 'a = Einsum<equation="...k,kc->...c">(x, w0) y = Einsum<equation="...k,kc->...c">(a, w9)', 8, {"w0": (6, 8), "w9": (8, 5)}, {"x": "N,T,6"}, outputs="float[a,b,c] y"),
     Case("einsum, sums of one operand", 'a = MatMul(x, w0) s = Einsum<equation="nk->n">(a) u = Unsqueeze(s, one) b = Add(a, u) y = MatMul(b, w9)', 8, {"w0": (6, 8), "w9": (8, 5)}, ROWS, {"one": np.array([1])}, outputs="float[a,b] y"),
+    Case("einsum, down to a number", 'a = MatMul(x, w0) s = Einsum<equation="nk->">(a) b = Add(a, s) y = MatMul(b, w9)', 8, {"w0": (6, 8), "w9": (8, 5)}, ROWS, outputs="float[a,b] y"),
     Case("einsum, sum behind a sigmoid pins", 'a = MatMul(x, w0) g = Sigmoid(a) s = Einsum<equation="nk->n">(g) u = Unsqueeze(s, one) b = Add(a, u) y = MatMul(b, w9)', 0, {"w0": (6, 8), "w9": (8, 5)}, ROWS, {"one": np.array([1])}, outputs="float[a,b] y"),
     tokens("einsum, attention", "q0 = MatMul(x, wq) k0 = MatMul(x, wk) v0 = MatMul(x, wv) q = Reshape(q0, s4) k = Reshape(k0, s4) v = Reshape(v0, s4) s = Einsum<equation=\"bihd,bjhd->bhij\">(q, k) p = Softmax<axis=-1>(s) o1 = Einsum<equation=\"bhij,bjhd->bihd\">(p, v) o2 = Reshape(o1, s3) y = MatMul(o2, wo)", 2 + 4 + 4),
     # attention: 2 heads, 4 places of each head's queries and keys, 4 of its values
