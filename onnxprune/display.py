@@ -39,16 +39,18 @@ class ProgressBars:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
         )
+        self._shown = console.is_terminal
         self._tasks: dict[str, Any] = {}
 
     def __enter__(self) -> "ProgressBars":
-        self._bars.start()
+        if self._shown:
+            self._bars.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
-        self._bars.stop()
+        if self._shown:
+            self._bars.stop()
 
     def __call__(self, done: int, total: int, what: str) -> None:
         if what not in self._tasks:

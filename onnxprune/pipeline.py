@@ -350,7 +350,10 @@ def _beside(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise _cannot_write(out, error) from error
     with scratch as folder:
-        yield Path(folder)
+        try:
+            yield Path(folder)
+        except OutputError as error:  # it names the place that was asked for
+            raise OutputError(str(error).replace(str(Path(folder) / out.name), str(out))) from error
         try:  # a data file first: a model is there only when everything that it points to is
             for written in sorted(Path(folder).iterdir(), key=lambda file: file.name == out.name):
                 os.replace(written, out.parent / written.name)

@@ -215,7 +215,9 @@ def test_a_full_disk_leaves_nothing_half_written(run, net, tiny_project, tmp_pat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "fsync", full_disk)
     before = {path.name for path in tmp_path.iterdir()}
-    assert_one_sentence(run(*arguments), 2, "No space left on device")
+    answer = run(*arguments)
+    assert_one_sentence(answer, 2, "No space left on device")
+    assert f"'{what}" in answer.err
     there = {path.name for path in tmp_path.iterdir()} - before
     assert there <= {"run"}  # the folder of a run, which holds no file yet
     assert not [path for path in tmp_path.glob("run/**/*") if path.is_file()]
