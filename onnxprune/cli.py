@@ -223,13 +223,16 @@ def shrink(
     verify: Annotated[
         bool, typer.Option(help="Run both models and compare their outputs before anything is written.")
     ] = True,
+    report: Annotated[
+        Path | None, typer.Option(metavar="R.html", help="Write what was done as a page too.", show_default=False)
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Remove every channel that provably changes nothing."""
     from onnxprune import display, pipeline
 
     with display.ProgressBars() as progress:
-        done = pipeline.shrink(model, out, verify=verify, progress=progress)
+        done = pipeline.shrink(model, out, verify=verify, report=report, progress=progress)
     _warn(pipeline.machine_notes())
     return _show(done.exit_code, done.as_dict() if as_json else None, lambda: display.print_shrunk(done))
 

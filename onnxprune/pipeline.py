@@ -82,19 +82,28 @@ class ShrunkModel:
         return {**asdict(self), "path": str(self.path)}
 
 
-def shrink(path: StrPath, out: StrPath, *, verify: bool = True, progress: Progress | None = None) -> ShrunkModel:
+def shrink(
+    path: StrPath,
+    out: StrPath,
+    *,
+    verify: bool = True,
+    report: StrPath | None = None,
+    progress: Progress | None = None,
+) -> ShrunkModel:
     """Write `path` to `out` without the channels that provably change nothing, and prove it by running both.
 
-    Nothing is written unless the proof holds. Raises ModelError, OutputError, NotEquivalentError.
+    `report` is an HTML page to write as well. Nothing is written unless the proof holds. Raises ModelError,
+    OutputError, NotEquivalentError.
     """
     _require_onnxruntime()
     from onnxprune.deploy import surgeon
+    from onnxprune.deploy.report import write_shrink_report
 
     out = _output_file(out)
     steps = 4 if verify else 3
     tell(progress, 0, steps, "shrinking")
     model = load(path)
-    smaller, report = shrink_graph(model)
+    smaller, found = shrink_graph(model)
     tell(progress, 1, steps, "shrinking")
     smaller = surgeon.tidy(smaller)
     tell(progress, 2, steps, "shrinking")
@@ -105,7 +114,17 @@ def shrink(path: StrPath, out: StrPath, *, verify: bool = True, progress: Progre
             tell(progress, 3, steps, "shrinking")
             equivalence = _prove_in_child(Path(path), scratch / out.name)
     tell(progress, steps, steps, "shrinking")
-    return ShrunkModel(out, count(model), count(smaller), report.as_dict(), equivalence)
+    done = ShrunkModel(out, count(model), count(smaller), found.as_dict(), equivalence)
+    if report is not None:
+        write_shrink_report(
+            _output_file(report),
+            report=done.verdicts,
+            before=done.before,
+            after=done.after,
+            equivalence=equivalence,
+            title=f"Exact removal: {Path(path).name}",
+        )
+    return done
 
 
 def _prove_in_child(reference: Path, candidate: Path) -> "Equivalence":

@@ -282,7 +282,8 @@ def test_inspect_counts_what_is_there(run, net):
 
 
 def test_shrink_removes_the_dead_channels_and_proves_it(run, net, tmp_path):
-    answer = run("shrink", net, "-o", tmp_path / "small.onnx", "--json")
+    answer = run("shrink", net, "-o", tmp_path / "small.onnx", "--report", tmp_path / "small.html", "--json")
+    assert "channels removed; the function is the same" in (tmp_path / "small.html").read_text()
     done = json.loads(answer.out)
     assert answer.code == 0
     assert onnx.load(tmp_path / "small.onnx").graph.initializer[0].dims[0] in (4, 5)

@@ -129,7 +129,7 @@ def difference_in_words(row: AccuracyRow, difference: float) -> str:
 
 def _limit(row: AccuracyRow) -> float:
     """The difference that is just small enough: below 0, above it where a lower score is the better one."""
-    return -row.margin if getattr(row, "higher_is_better", True) else row.margin
+    return -row.margin if row.higher_is_better else row.margin
 
 
 def _name(row: AccuracyRow) -> str:

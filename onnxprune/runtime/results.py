@@ -38,7 +38,8 @@ class AccuracyRow:
 
     difference is candidate minus reference, [low, high] its 95% interval, margin the drop that is allowed; the figures
     are None where nothing could be measured (verdict `refused`, `reason` says why), the counts of discordant samples
-    also where a score is more than right or wrong. verdict `measured`: no margin was asked for.
+    also where a score is more than right or wrong. verdict `measured`: no margin was asked for. higher_is_better: of
+    the metric; for an error rate the margin is how much it may rise.
     """
 
     provider: str
@@ -54,6 +55,7 @@ class AccuracyRow:
     only_candidate_right: int | None
     verdict: Literal["passed", "failed", "inconclusive", "refused", "measured"]
     reason: str = ""
+    higher_is_better: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -149,6 +149,7 @@ def _accuracy(
 ) -> AccuracyRow:
     """One row; outputs are recorded in child processes, and scored here, so that any callable can be the metric."""
     row = AccuracyRow(provider, metric.name, len(data), *[None] * 5, max_drop, None, None, "refused")
+    row = dataclasses.replace(row, higher_is_better=metric.higher_is_better)
     reason = why_refused(provider)
     if reason:
         return dataclasses.replace(row, reason=reason)

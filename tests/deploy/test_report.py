@@ -203,6 +203,14 @@ def test_a_metric_that_is_no_share_has_no_percent(report, validation, replaced):
     assert "CPU, my.metrics:rmse 1,000 12.5 12.75 +0.25 −0.5 to +1 – – – measured" in page.text
 
 
+def test_an_error_rate_has_its_margin_above_zero(report, validation, replaced):
+    """Less is better: what may be lost is a rise."""
+    (row, _) = validation.accuracy
+    for higher_is_better, margin in ((True, "margin −2.00 points"), (False, "margin +2.00 points")):
+        changed = replaced(row, higher_is_better=higher_is_better)
+        assert margin in report(validation=replaced(validation, accuracy=(changed,)))
+
+
 def test_words_from_outside_are_only_words(report, validation, replaced):
     evil = "<script>alert('1')</script>\"&"
     history = copy.deepcopy(HISTORY)
