@@ -292,7 +292,6 @@ def alive(channels: Channels, known: Mapping[ir.Value, Known]) -> tuple[np.ndarr
     """
     trace, channel = channels.trace, channels.channel
     lives = np.zeros(channels.count, bool)
-    channels.units  # settles which channels are pinned  # noqa: B018
     lives[list(channels.pin_reasons)] = True
     for labels in trace.ledger.restated:  # other statistics are another function
         lives[channel[labels]] = True

@@ -69,6 +69,19 @@ class Channels:
     @cached_property
     def pin_reasons(self) -> dict[int, str]:
         """{channel that stays: why}."""
+        reasons = dict(self._pinned_by_rules)
+        bundles, refused = self._bundles
+        covered = {c for unit in self.units for c in unit.channels}
+        for name in (set(refused) | {int(c) for members in bundles for c in members}) - covered:
+            reasons.setdefault(name, refused.get(name, "nothing else is left in its row"))
+        return reasons
+
+    @cached_property
+    def _bundles(self) -> tuple[list[np.ndarray], dict[int, str]]:
+        return grids.bundle(self._grids, self._order)
+
+    @cached_property
+    def _pinned_by_rules(self) -> dict[int, str]:
         reasons: dict[int, str] = {}
         for _, labels, reason in self.trace.ledger.pins:
             for name in np.unique(self.channel[labels]):
@@ -86,8 +99,8 @@ class Channels:
     def units(self) -> tuple[Unit, ...]:
         """The smallest legal deletions, in graph order; rows of grids (conv groups) last."""
         pinned = np.zeros(self.count, bool)
-        pinned[list(self.pin_reasons)] = True
-        bundles, refused = grids.bundle(self._grids, self._order)
+        pinned[list(self._pinned_by_rules)] = True
+        bundles, refused = self._bundles
         loose = {int(c) for members in bundles for c in members} | set(refused)
         names = {int(c) for labels, _ in self.trace.ledger.rows for c in self.channel[labels]}
         plain = [np.array([c]) for c in range(self.count) if not pinned[c] and c not in loose and c not in names]
@@ -103,9 +116,6 @@ class Channels:
                 kind, where = self._describe(members)
                 exactness = "restated" if restated[members].any() else "exact"
                 found.append(Unit(len(found), kind, size, exactness, where, tuple(int(c) for c in members)))
-        covered = {c for unit in found for c in unit.channels}
-        for name in (set(refused) | {int(c) for members in bundles for c in members}) - covered:
-            self.pin_reasons.setdefault(name, refused.get(name, "nothing else is left in its row"))
         return tuple(found)
 
     def _row_units(self, pinned: np.ndarray, refused: set[int]) -> list[np.ndarray]:
