@@ -10,10 +10,11 @@
     │   └── EmptyAxisError         a set of units that would leave an axis without elements
     ├── GateError             1    measured, and not good enough
     │   └── NotEquivalentError     two models that should agree don't
-    ├── RefusedError          3    what was asked can't be measured or done here
-    │   ├── ProviderRefused        an execution provider that isn't really there
-    │   └── BudgetUnreachable      a budget below the smallest legal network
-    └── InconclusiveError     4    measured, and the data can't settle it
+    └── RefusedError          3    what was asked can't be measured or done here
+        ├── ProviderRefused        an execution provider that isn't really there
+        └── BudgetUnreachable      a budget below the smallest legal network
+
+What was measured and can't be settled is a verdict, not an error; the command line returns 4 for it.
 
 A message is one or two sentences: what was found, where, and what to do about it.
 """
@@ -75,9 +76,3 @@ class ProviderRefused(RefusedError):
 
 class BudgetUnreachable(RefusedError):
     """The budget is below the smallest network that keeps every axis."""
-
-
-class InconclusiveError(OnnxPruneError):
-    """The measurements can't settle the question asked."""
-
-    exit_code = 4

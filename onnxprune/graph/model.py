@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
@@ -27,9 +27,6 @@ from onnx_ir.passes.common import (
 
 from onnxprune.errors import ModelError, OutputError
 from onnxprune.graph.fold import fold_shape_arithmetic
-
-if TYPE_CHECKING:
-    pass
 
 logging.getLogger("onnx_ir").setLevel(logging.ERROR)
 
@@ -55,9 +52,6 @@ class Model:
         graph = self.ir.graph
         weights = sum(v.const_value.size for v in graph.initializers.values() if v.const_value is not None)
         return f"Model({self.name!r}, {graph.num_nodes()} nodes, {weights:,} elements in initializers)"
-
-
-Source = "str | os.PathLike | bytes | onnx.ModelProto | ir.Model | gs.Graph | Model"
 
 
 def load(source: Any, *, unshare: bool = True) -> Model:
