@@ -364,7 +364,9 @@ def start(*arguments: object, **options: object) -> subprocess.Popen:
 def test_ctrl_c_keeps_what_was_finished(run, tiny_project, tmp_path):
     folder = tmp_path / "run"
     slow = {**os.environ, "TINY_SECONDS_A_BATCH": "0.5"}
-    process = start("compress", tiny_project / "recipe.yaml", "-o", folder, env=slow)
+    # Where the tests run in the background, SIGINT is ignored, and children would inherit that.
+    listens = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    process = start("compress", tiny_project / "recipe.yaml", "-o", folder, env=slow, **listens)
     try:
         for _ in range(1200):
             if (folder / "stages" / "dense.pt").exists() or process.poll() is not None:
