@@ -10,11 +10,7 @@ from onnxprune.graph import shapes
 from onnxprune.graph.labels import Ledger, facet, spans
 from onnxprune.graph.model import Model
 from onnxprune.graph.rules import RULES, SHAPE_INPUTS, Op, Tensor
-from onnxprune.graph.rules.contraction import grouped_weight
-from onnxprune.graph.rules.registry import Facets, attribute
-
-#: Operators that may be told a shape by sizes of the very tensor they shape: what shrinks, shrinks in both.
-ADAPTS = ("Reshape", "Resize")
+from onnxprune.graph.rules.registry import ADAPTS, WEIGHT_LABELS, Facets
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,10 +78,12 @@ class _Walk:
         shape = self.trace.shape_of.get(value)
         if tensor is None or shape is None or not tensor.dtype.is_floating_point() or value.is_graph_output():
             return ()
-        for node, index in value.uses():
-            group = attribute(node, "group", 1)
-            if index == 1 and node.op_type in ("Conv", "ConvTranspose") and group > 1 and len(value.uses()) == 1:
-                return grouped_weight(self.ledger, shape, group)
+        uses = value.uses()
+        for node, index in uses:
+            operand, function = WEIGHT_LABELS.get((node.domain, node.op_type), (None, None))
+            special = function(self.ledger, node, shape) if index == operand and len(uses) == 1 else None
+            if special is not None:
+                return special
         rank = len(shape)
         return tuple(
             facet(self.ledger.fresh(size).reshape([size if a == axis else 1 for a in range(rank)]), ghost=0.0)
@@ -124,10 +122,11 @@ class _Walk:
         }
         for number, node in enumerate(graph):
             self.ledger.at = number
-            shape_inputs = SHAPE_INPUTS.get((node.domain, node.op_type), ())
+            key = (node.domain, node.op_type)
+            shape_inputs = SHAPE_INPUTS.get(key, ())
             for index, value in enumerate(node.inputs):
                 if value in varies and not all(out in self.trace.values for out in node.outputs):
-                    own = {node.inputs[0]} if index in shape_inputs and node.op_type in ADAPTS else set()
+                    own = {node.inputs[0]} if index in shape_inputs and key in ADAPTS else set()
                     self._pin_sources(self.measured[value] - own, f"{node.op_type} '{node.name}' reads")
             for value in {v for a in node.attributes.values() for v in _captured(a, graph)} & varies:
                 self._pin_sources(self.measured[value], f"{node.op_type} '{node.name}' captures")

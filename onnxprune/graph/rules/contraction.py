@@ -7,10 +7,11 @@ facets that speak only about free axes go on to the result; those that speak abo
 from collections.abc import Sequence
 
 import numpy as np
+import onnx_ir as ir
 
 from onnxprune.graph.labels import Facet, Ledger, facet, ghost_of, spans
 from onnxprune.graph.rules.elementwise import align, column, product, total
-from onnxprune.graph.rules.registry import Change, Facets, Mended, Op, Tensor, mend, rule
+from onnxprune.graph.rules.registry import Change, Facets, Mended, Op, Tensor, attribute, mend, rule, weight_labels
 
 #: Operators whose reading of each channel is known weight by weight (`known.reading`).
 WEIGHED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -68,29 +69,25 @@ def _rearrange(facet: Facet, axes: Sequence[str], letters: Sequence[str]) -> Fac
 @rule("", "Conv")
 def conv(op: Op) -> Facets:
     """y[N,O,*S'] = conv(x[N,C,*S], w[O,C/g,*K]) + b[O]."""
-    x, w = _window_free(op)
-    group = op.attr("group", 1)
-    spatial = len(x.shape) - 2
-    op.ledger.kind(_labels(w.facing(0)), "channel")
-    if group == 1:
-        out = contract(op, [(x, "nc" + "uvwxyz"[:spatial]), (w, "oc" + "efghij"[:spatial])], "no" + "klmpqr"[:spatial])
-    else:
-        out = _grouped(op, x, w, group, into=w.shape[1], out_per_group=w.shape[0] // group, weight_out=0, weight_in=1)
-    return _add_bias(op, out)
+    return _convolution(op, weight_out=0)
 
 
 @rule("", "ConvTranspose")
 def conv_transpose(op: Op) -> Facets:
     """y[N,O,*S'] = transposed conv(x[N,C,*S], w[C,O/g,*K]) + b[O]."""
+    return _convolution(op, weight_out=1)
+
+
+def _convolution(op: Op, weight_out: int) -> Facets:
+    """Either convolution; `weight_out` is the weight's axis of outputs, the other one is that of inputs."""
     x, w = _window_free(op)
-    group = op.attr("group", 1)
     spatial = len(x.shape) - 2
-    op.ledger.kind(_labels(w.facing(1)), "channel")
-    if group == 1:
-        out = contract(op, [(x, "nc" + "uvwxyz"[:spatial]), (w, "co" + "efghij"[:spatial])], "no" + "klmpqr"[:spatial])
+    op.ledger.kind(_labels(w.facing(weight_out)), "channel")
+    if op.attr("group", 1) == 1:
+        kernel = ("co" if weight_out else "oc") + "efghij"[:spatial]
+        out = contract(op, [(x, "nc" + "uvwxyz"[:spatial]), (w, kernel)], "no" + "klmpqr"[:spatial])
     else:
-        into = w.shape[0] // group
-        out = _grouped(op, x, w, group, into=into, out_per_group=w.shape[1], weight_out=1, weight_in=0)
+        out = _grouped(op, x, w, weight_out)
     return _add_bias(op, out)
 
 
@@ -116,8 +113,12 @@ def _add_bias(op: Op, out: Facets) -> Facets:
     return op.meet([result, column(bias, len(result.shape))], total)
 
 
-def grouped_weight(ledger: Ledger, shape: tuple[int, ...], group: int) -> Facets:
+@weight_labels("", "Conv", "ConvTranspose", operand=1)
+def grouped_weight(ledger: Ledger, node: ir.Node, shape: tuple[int, ...]) -> Facets | None:
     """Facets of a grouped convolution's weight: its second axis, which is per group, gets own labels in every group."""
+    group = attribute(node, "group", 1)
+    if group == 1:
+        return None
     rest = (1,) * (len(shape) - 2)
     facets = [ledger.fresh(shape[0]).reshape((-1, 1, *rest))] if shape[0] > 1 else []
     if shape[1] > 1:
@@ -126,28 +127,29 @@ def grouped_weight(ledger: Ledger, shape: tuple[int, ...], group: int) -> Facets
     return tuple(facet(labels, ghost=0.0) for labels in facets)
 
 
-def _grouped(
-    op: Op, x: Tensor, w: Tensor, group: int, *, into: int, out_per_group: int, weight_out: int, weight_in: int
-):
-    """Labels of a grouped convolution, on grids of (group, place in the group)."""
-    rank = len(op.outputs[0].shape)
+def _grouped(op: Op, x: Tensor, w: Tensor, weight_out: int) -> Facets:
+    """Labels of a grouped convolution, on grids of (group, place in the group).
+
+    The weight's first axis is split over the groups; its second has labels of its own in every group.
+    """
+    group = op.attr("group", 1)
+    per_group = (w.shape[0] // group, w.shape[1])
+    out_per_group, into = per_group[weight_out], per_group[1 - weight_out]
     op.pin([f for f in x.facets if spans(f) != (1,)], "computes groups over an axis other than the channels'")
     inputs = [f.reshape(group, into) for f in x.facets if spans(f) == (1,)]
-    rows = _by_group(w, group, axis=0)  # the weight's first axis is split over the groups
-    if weight_in == 1:  # w[O, C/g]: rows are outputs, and each group has its own input labels
-        weight_inputs = [r[:, 0, :] for f, r in rows if f.shape[1] > 1]
-        uneven = [(f, r) for f, r in rows if f.shape[1] > 1]
-        weight_outputs = [r[:, :, 0] for f, r in rows if f.shape[1] == 1]
-    else:  # w[C, O/g]: rows are inputs, and each group has its own output labels
-        weight_outputs = [r[:, 0, :] for f, r in rows if f.shape[1] > 1]
-        uneven = [(f, r) for f, r in rows if f.shape[1] > 1]
-        weight_inputs = [r[:, :, 0] for f, r in rows if f.shape[1] == 1]
-    for _, r in uneven:
-        op.tie(r, r[:, :1, :])
-    if w.shape[weight_in] > 1 or weight_in == 0:
-        _meet_grids(op, inputs, weight_inputs, into > 1 or weight_in == 0, x, w)
-    outputs = weight_outputs
-    if weight_in == 0 and out_per_group == 1:  # one output a group: the weight has no axis to name it
+    along_first, along_second = [], []
+    for labels in w.facets:
+        spread = np.broadcast_to(labels, (w.shape[0], *labels.shape[1:]), subok=True)
+        grid = spread.reshape(group, per_group[0], labels.shape[1])
+        if labels.shape[1] > 1:
+            op.tie(grid, grid[:, :1, :])
+            along_second.append(grid[:, 0, :])
+        else:
+            along_first.append(grid[:, :, 0])
+    outputs, weight_inputs = (along_second, along_first) if weight_out else (along_first, along_second)
+    if weight_out or into > 1:
+        _meet_grids(op, inputs, weight_inputs, x, w)
+    if weight_out and out_per_group == 1:  # one output a group: the weight has no axis to name it
         outputs = [facet(op.ledger.fresh(group, 1), ghost=0.0)]
     if into == 1 and out_per_group == 1:
         for a in inputs:
@@ -162,26 +164,18 @@ def _grouped(
             op.ledger.row(names, grid)
         if not inputs or not outputs:
             op.pin([names], "has groups on an axis that can't shrink")
-    return tuple(g.reshape((1, -1) + (1,) * (rank - 2)) for g in outputs)
+    rest = (1,) * (len(x.shape) - 2)
+    return tuple(g.reshape((1, -1, *rest)) for g in outputs)
 
 
-def _by_group(w: Tensor, group: int, axis: int) -> list[tuple[Facet, np.ndarray]]:
-    """Each facet of the weight as labels[group, place on the first axis, place on the second axis]."""
-    found = []
-    for labels in w.facets:
-        first = np.broadcast_to(labels, (w.shape[0], *labels.shape[1:]), subok=True)
-        found.append((labels, first.reshape(group, w.shape[0] // group, labels.shape[1])))
-    return found
-
-
-def _meet_grids(op: Op, left: list[np.ndarray], right: list[np.ndarray], labelled: bool, x: Tensor, w: Tensor) -> None:
-    for a in left:
-        for b in right:
+def _meet_grids(op: Op, inputs: list[Facet], weight_inputs: list[Facet], x: Tensor, w: Tensor) -> None:
+    for a in inputs:
+        for b in weight_inputs:
             op.tie(a, b)
-    if labelled and not left:
-        op.pin(right, f"reads '{x.name}', whose channels can't shrink")
-    if labelled and not right:
-        op.pin(left, f"meets '{w.name}', whose axis can't shrink")
+    if not inputs:
+        op.pin(weight_inputs, f"reads '{x.name}', whose channels can't shrink")
+    if not weight_inputs:
+        op.pin(inputs, f"meets '{w.name}', whose axis can't shrink")
 
 
 @mend("", "Conv", "ConvTranspose")

@@ -31,7 +31,8 @@ def transpose(op: Op) -> Facets:
     return tuple(np.transpose(f, order) for f in op.inputs[0].facets)
 
 
-@rule("", "Reshape", "Flatten", "Squeeze", "Unsqueeze", shape_inputs=(1,))
+@rule("", "Flatten", "Squeeze", "Unsqueeze", shape_inputs=(1,))
+@rule("", "Reshape", shape_inputs=(1,), adapts=True)
 def reshape_like(op: Op) -> Facets | None:
     x, out = op.inputs[0], op.outputs[0]
     if op.node.op_type == "Reshape" and len(_unresolved(op)) > 1:
@@ -359,7 +360,8 @@ def space_to_depth(op: Op) -> Facets:
     return settle(op, [labelled(np.tile(f, (1, b * b, 1, 1)), ghost_of(f)) for f in facets])
 
 
-@rule("", "Resize", "Upsample", shape_inputs=(1, 2, 3))
+@rule("", "Resize", shape_inputs=(1, 2, 3), adapts=True)
+@rule("", "Upsample", shape_inputs=(1,))
 def resize(op: Op) -> Facets:
     x, out = op.inputs[0], op.outputs[0]
     sizes = op.input(3)

@@ -181,6 +181,7 @@ class Mended:
 
 Rule = Callable[[Op], "Facets | list[Facets] | None"]
 Mend = Callable[[Change], Mended | None]
+WeightLabels = Callable[[Ledger, ir.Node, tuple[int, ...]], "Facets | None"]
 
 RULES: dict[tuple[str, str], Rule] = {}
 MENDS: dict[tuple[str, str], Mend] = {}
@@ -188,11 +189,20 @@ MENDS: dict[tuple[str, str], Mend] = {}
 SHAPE_INPUTS: dict[tuple[str, str], tuple[int, ...]] = {}
 
 
-def rule(domain: str, *operators: str, shape_inputs: tuple[int, ...] = ()) -> Callable[[Rule], Rule]:
+#: Operators that may be told a shape by sizes of the very tensor they shape: what shrinks, shrinks in both.
+ADAPTS: set[tuple[str, str]] = set()
+#: How initializers are labelled that an operator reads in a way of its own. {(domain, operator): (operand, function)}
+WEIGHT_LABELS: dict[tuple[str, str], tuple[int, WeightLabels]] = {}
+
+
+def rule(
+    domain: str, *operators: str, shape_inputs: tuple[int, ...] = (), adapts: bool = False
+) -> Callable[[Rule], Rule]:
     """Register a rule for `operators` of `domain` ("" is ONNX's own).
 
     The function takes an `Op` and returns the facets of its only output, a list with those of each output, or None
-    where no output axis may shrink. `shape_inputs` are the inputs that hold sizes or positions rather than data.
+    where no output axis may shrink. `shape_inputs` are the inputs that hold sizes or positions rather than data;
+    `adapts` says that those may follow the first operand's own size.
     """
 
     def register(function: Rule) -> Rule:
@@ -200,6 +210,8 @@ def rule(domain: str, *operators: str, shape_inputs: tuple[int, ...] = ()) -> Ca
             RULES[domain, operator] = function
             if shape_inputs:
                 SHAPE_INPUTS[domain, operator] = shape_inputs
+            if adapts:
+                ADAPTS.add((domain, operator))
         return function
 
     return register
@@ -211,6 +223,17 @@ def mend(domain: str, *operators: str) -> Callable[[Mend], Mend]:
     def register(function: Mend) -> Mend:
         for operator in operators:
             MENDS[domain, operator] = function
+        return function
+
+    return register
+
+
+def weight_labels(domain: str, *operators: str, operand: int) -> Callable[[WeightLabels], WeightLabels]:
+    """Register the facets of an initializer that `operators` alone read at `operand`; None leaves the usual ones."""
+
+    def register(function: WeightLabels) -> WeightLabels:
+        for operator in operators:
+            WEIGHT_LABELS[domain, operator] = (operand, function)
         return function
 
     return register
