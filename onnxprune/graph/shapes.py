@@ -28,7 +28,6 @@ _SMALL = 1024
 class Shapes:
     """Shape of every value under one probe: {value: sizes}. Values whose shape can't be found are absent."""
 
-    sizes: Mapping[str, int]
     shape_of: Mapping[ir.Value, tuple[int, ...]]
 
 
@@ -97,7 +96,7 @@ def infer(model: ir.Model, sizes: Mapping[str, int], *, strict: bool = True) -> 
                 shape = found[value.name]
             if shape is not None:
                 shape_of[value] = shape
-    return Shapes(dict(sizes), shape_of)
+    return Shapes(shape_of)
 
 
 def evaluate(model: ir.Model, shape_of: Mapping[ir.Value, tuple[int, ...]]) -> dict[ir.Value, np.ndarray]:
