@@ -5,6 +5,7 @@ labels that broadcasts to its tensor's shape, of size 1 on every axis it doesn't
 label that any facet gives it goes. A tie says that two labels go together; labels joined by ties form a channel.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -41,6 +42,14 @@ def ghost_of(labels: np.ndarray) -> float | None:
 def spans(facet: Facet) -> tuple[int, ...]:
     """The axes that a facet speaks about."""
     return tuple(axis for axis, size in enumerate(facet.shape) if size > 1)
+
+
+def any_flagged(flags: np.ndarray, named: Sequence[np.ndarray]) -> np.ndarray:
+    """Where any of the facets' channels is flagged, broadcast over the axes they speak about."""
+    result = flags[named[0]]
+    for other in named[1:]:
+        result = result | flags[other]
+    return result
 
 
 def compress(facet: Facet) -> Facet:

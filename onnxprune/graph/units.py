@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.errors import EmptyAxisError, InputError
-from onnxprune.graph import grids
-from onnxprune.graph.labels import PINNED, Facet, spans
+from onnxprune.graph import explain, grids
+from onnxprune.graph.labels import PINNED, Facet, any_flagged, spans
 from onnxprune.graph.model import Model, load
 from onnxprune.graph.trace import Trace, walk
 
@@ -224,7 +224,7 @@ class Channels:
             facets = self.facets(value)
             joint = np.broadcast_shapes(*[f.shape for f in facets])
             per_place = int(np.prod(self.trace.shape_of[value])) // int(np.prod(joint))
-            yield per_place, lambda deleted, facets=facets: _any(deleted, [self.channel[f] for f in facets])
+            yield per_place, lambda deleted, facets=facets: any_flagged(deleted, [self.channel[f] for f in facets])
 
     @cached_property
     def _tensors_of(self) -> dict[int, set[str]]:
@@ -301,26 +301,16 @@ class Channels:
     @cached_property
     def prunable(self) -> float:
         """Fraction of the weights that some unit can delete."""
-        total = sum(_sizes(self.parameters(), self))
-        return 1 - sum(self.pinned.values()) / total if total else 0.0
+        return explain.prunable(self)
 
     @cached_property
     def pinned(self) -> dict[str, int]:
         """{reason: number of weights that no unit can delete because of it}, largest first."""
-        deletable = np.zeros(self.count, bool)
-        for unit in self.units:
-            deletable[list(unit.channels)] = True
-        found: dict[str, int] = defaultdict(int)
-        for name, facets in self.parameters():
-            shape = self.trace.shape_of[self.model.ir.graph.initializers[name]]
-            named = [self.channel[f] for f in facets]
-            stuck = ~_any(deletable, named) if named else np.ones((1,) * len(shape), bool)
-            per_place = int(np.prod(shape)) // max(int(np.prod(stuck.shape)), 1)
-            number = int(stuck.sum()) * per_place
-            if number:
-                reasons = [self.pin_reasons[int(c)] for a in named for c in np.unique(a) if int(c) in self.pin_reasons]
-                found[reasons[0] if reasons else f"'{name}' has no labelled axis"] += number
-        return dict(sorted(found.items(), key=lambda item: -item[1]))
+        return explain.pinned(self)
+
+    def explain(self, name: str) -> str:
+        """The chain of ties and pins behind each axis of a tensor. Raises InputError for an unknown name."""
+        return explain.explain(self, name)
 
     # ---- deletion ---------------------------------------------------------------------------------------------------
 
@@ -365,49 +355,10 @@ class Channels:
                 masks[name] = np.array(np.broadcast_to(mask, self.trace.shape_of[value]))
         return masks
 
-    def explain(self, name: str) -> str:
-        """The chain of ties and pins behind each axis of a tensor. Raises InputError for an unknown name."""
-        found = [v for v in self.trace.facets if v.name == name]
-        if not found:
-            known = ", ".join(n for n, _ in list(self.parameters())[:5])
-            raise InputError(f"There is no tensor '{name}'. Names are as in the file, for example: {known}.")
-        nodes = list(self.model.ir.graph)
-        shape = self.trace.shape_of.get(found[0])
-        lines = [f"{name} {list(shape) if shape else ''}"]
-        for facet in self.facets(found[0]):
-            mine = np.unique(self.channel[facet])
-            axes = ", ".join(str(a) for a in spans(facet))
-            lines.append(f"  axis {axes}: {len(mine)} channels")
-            for at, a, b in self.trace.ledger.ties:
-                if np.isin(self.channel[a], mine).any() and not np.array_equal(a, b):
-                    node = nodes[at]
-                    operands = ", ".join(v.name or "" for v in node.inputs if v is not None)
-                    line = f"    tied by {node.op_type} '{node.name}' ({operands})"
-                    if line not in lines:
-                        lines.append(line)
-            reasons = {self.pin_reasons[int(c)] for c in mine if int(c) in self.pin_reasons}
-            lines += [f"    pinned: {reason}" for reason in sorted(reasons)]
-        if len(lines) == 1:
-            lines.append("  no axis can shrink")
-        return "\n".join(lines)
-
 
 def _is_weight(value: ir.Value) -> bool:
     tensor = value.const_value
     return tensor is not None and tensor.dtype.is_floating_point() and tensor.size > 1
-
-
-def _sizes(parameters, channels: Channels) -> Iterator[int]:
-    for name, _ in parameters:
-        yield int(np.prod(channels.trace.shape_of[channels.model.ir.graph.initializers[name]]))
-
-
-def _any(flags: np.ndarray, named: Sequence[np.ndarray]) -> np.ndarray:
-    """Where any of the facets' channels is flagged, broadcast over the axes they speak about."""
-    result = flags[named[0]]
-    for other in named[1:]:
-        result = result | flags[other]
-    return result
 
 
 def _sum_to(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
