@@ -73,8 +73,41 @@ def _primes(model: ir.Model, count: int) -> list[int]:
 
 
 def infer(model: ir.Model, sizes: Mapping[str, int], *, strict: bool = True) -> Shapes:
-    """Shapes with each symbolic size replaced by `sizes[name]`. Strict, it raises InferenceError on a contradiction."""
+    """Shapes with each symbolic size replaced by `sizes[name]`. Strict, it raises InferenceError on a contradiction.
+
+    onnx follows shape arithmetic through some operators only; where it stops, what `evaluate` finds helps it on.
+    """
     proto = _skeleton(model, sizes)
+    told = 0
+    while True:
+        shape_of = _inferred(model, proto, sizes, strict)
+        if all(out in shape_of for node in model.graph for out in node.outputs):
+            return Shapes(shape_of)
+        values = {
+            value.name: array
+            for value, array in evaluate(model, shape_of).items()
+            if value.producer() is not None and array.dtype.kind in "iu"
+        }
+        if len(values) <= told:
+            return Shapes(shape_of)
+        told = len(values)
+        _tell(proto.graph, values)
+
+
+def _tell(graph: onnx.GraphProto, values: Mapping[str, np.ndarray]) -> None:
+    """Put constants in the place of shape arithmetic whose value is known."""
+    computed = [node for node in graph.node if not any(name in values for name in node.output)]
+    constants = [
+        onnx.helper.make_node("Constant", [], [name], value=onnx.numpy_helper.from_array(np.asarray(array, order="C")))
+        for name, array in values.items()
+    ]
+    del graph.node[:]
+    graph.node.extend([*constants, *computed])
+
+
+def _inferred(
+    model: ir.Model, proto: onnx.ModelProto, sizes: Mapping[str, int], strict: bool
+) -> dict[ir.Value, tuple[int, ...]]:
     inferred = onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=strict, data_prop=True)
     found: dict[str, tuple[int, ...]] = {}
     for info in [*inferred.graph.value_info, *inferred.graph.output]:
@@ -91,12 +124,10 @@ def infer(model: ir.Model, sizes: Mapping[str, int], *, strict: bool = True) -> 
             shape_of[value] = tuple(int(d) for d in value.const_value.shape)
     for node in model.graph:
         for value in node.outputs:
-            shape = found.get(value.name or "") or _substitute(value, sizes)
-            if value.name in found:
-                shape = found[value.name]
+            shape = found[value.name] if value.name in found else _substitute(value, sizes)
             if shape is not None:
                 shape_of[value] = shape
-    return Shapes(shape_of)
+    return shape_of
 
 
 def evaluate(model: ir.Model, shape_of: Mapping[ir.Value, tuple[int, ...]]) -> dict[ir.Value, np.ndarray]:

@@ -10,7 +10,7 @@ from onnxprune.graph import shapes
 from onnxprune.graph.labels import Ledger, facet, spans
 from onnxprune.graph.model import Model
 from onnxprune.graph.rules import RULES, SHAPE_INPUTS, Op, Tensor
-from onnxprune.graph.rules.registry import ADAPTS, WEIGHT_LABELS, Facets
+from onnxprune.graph.rules.registry import ADAPTS, RESHAPES, WEIGHT_LABELS, Facets
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +126,8 @@ class _Walk:
             shape_inputs = SHAPE_INPUTS.get(key, ())
             for index, value in enumerate(node.inputs):
                 if value in varies and not all(out in self.trace.values for out in node.outputs):
+                    if index in shape_inputs and key in RESHAPES:
+                        continue
                     own = {node.inputs[0]} if index in shape_inputs and key in ADAPTS else set()
                     self._pin_sources(self.measured[value] - own, f"{node.op_type} '{node.name}' reads")
             for value in {v for a in node.attributes.values() for v in _captured(a, graph)} & varies:

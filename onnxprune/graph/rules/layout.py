@@ -4,6 +4,7 @@ Each mend says what the constants of such an operator become when the axes aroun
 """
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 
@@ -32,12 +33,9 @@ def transpose(op: Op) -> Facets:
 
 
 @rule("", "Flatten", "Squeeze", "Unsqueeze", shape_inputs=(1,))
-@rule("", "Reshape", shape_inputs=(1,), adapts=True)
-def reshape_like(op: Op) -> Facets | None:
+@rule("", "Reshape", shape_inputs=(1,), reshapes=True)
+def reshape_like(op: Op) -> Facets:
     x, out = op.inputs[0], op.outputs[0]
-    if op.node.op_type == "Reshape" and len(_unresolved(op)) > 1:
-        op.pin(x.facets, "computes its shape from several symbolic sizes")
-        return None
     return settle(op, [reshape(f, x.shape, out.shape) for f in x.facets])
 
 
@@ -52,20 +50,9 @@ def squeeze_axes(change: Change) -> Mended | None:
     return Mended({1: np.array(axes, np.int64)})
 
 
-def _unresolved(op: Op) -> list[int]:
-    """Axes of a Reshape's result whose size is symbolic and isn't that of the same input axis."""
-    rank = len(op.inputs[0].shape)
-    found = []
-    for axis, size in enumerate(op.outputs[0].shape):
-        same = axis < rank and op.is_dynamic_input(0, axis) and op.inputs[0].shape[axis] == size
-        if op.is_dynamic(0, axis) and not same:
-            found.append(axis)
-    return found
-
-
 @mend("", "Reshape")
 def reshape_target(change: Change) -> Mended | None:
-    """Sizes that changed are written anew; symbolic ones become 0 (same as the input's) or -1."""
+    """Sizes that changed are written anew; symbolic ones become 0 (same as the input's), -1, or stay computed."""
     before, after = change.outputs_before[0], change.outputs_after[0]
     target = change.value(1)
     if target is None:
@@ -80,7 +67,18 @@ def reshape_target(change: Change) -> Mended | None:
             new.append(0 if same and change.dynamic(change.node.inputs[0], axis) else -1)
         else:
             new.append(size)
-    return Mended({1: np.array(new, np.int64)}, {"allowzero": None})
+    if new.count(-1) > 1:
+        return Mended(places={1: _corrections(target.tolist(), after, new)})
+    return Mended({1: np.array(new, np.int64)}, attributes={"allowzero": None})
+
+
+def _corrections(target: Sequence[int], wanted: Sequence[int], new: Sequence[int]) -> dict[int, int | Fraction]:
+    """Elements of a computed target that came out wrong: {position: size}, or {position: factor} for symbolic ones."""
+    return {
+        axis: Fraction(size, found) if told == -1 else size
+        for axis, (found, size, told) in enumerate(zip(target, wanted, new, strict=True))
+        if found not in (-1, size)
+    }
 
 
 def _resolves_to(target: list[int], shape: tuple[int, ...], wanted: tuple[int, ...], allow_zero: int) -> bool:
@@ -142,7 +140,7 @@ def split_sizes(change: Change) -> Mended | None:
         return None
     if change.version < 13:
         return Mended(attributes={"split": sizes})
-    return Mended({1: np.array(sizes, np.int64)}, {"num_outputs": None})
+    return Mended({1: np.array(sizes, np.int64)}, attributes={"num_outputs": None})
 
 
 @rule("", "Slice", shape_inputs=(1, 2, 3, 4))
@@ -311,27 +309,29 @@ def tile(op: Op) -> Facets | None:
     return settle(op, [labelled(np.tile(f, t), ghost_of(f)) for f, t in zip(x.facets, times, strict=True)])
 
 
-@rule("", "Expand", shape_inputs=(1,))
-def expand(op: Op) -> Facets | None:
+@rule("", "Expand", shape_inputs=(1,), reshapes=True)
+def expand(op: Op) -> Facets:
     """Labelled axes keep their size; the axes that Expand creates can't shrink."""
     x, out = op.inputs[0], op.outputs[0]
-    rank = len(out.shape)
-    lead = rank - len(x.shape)
-    if any(op.is_dynamic(0, a) and (a < lead or x.shape[a - lead] == 1) for a in range(rank)):
-        op.pin(x.facets, "expands to a symbolic size")
-        return None
-    return tuple(f.reshape((1,) * lead + f.shape) for f in x.facets)
+    lead = (1,) * (len(out.shape) - len(x.shape))
+    return tuple(f.reshape(lead + f.shape) for f in x.facets)
 
 
 @mend("", "Expand")
 def expand_target(change: Change) -> Mended | None:
-    """A size of 1 leaves an axis as it is, so every axis that the input already has asks for 1."""
-    x, after = change.before[0], change.outputs_after[0]
-    target = change.value(1)
-    if target is None or change.after[0] == x:
+    """A size of 1 leaves an axis as it is: every axis that shrank asks for 1. One that Expand makes keeps its size."""
+    after, wanted, target = change.after[0], change.outputs_after[0], change.value(1)
+    if target is None:
         return None
-    lead = len(after) - len(x)
-    return Mended({1: np.array([1 if a >= lead and x[a - lead] != 1 else s for a, s in enumerate(after)], np.int64)})
+    lead = len(wanted) - len(target)
+    new = [-1 if change.dynamic(change.node.outputs[0], lead + a) else wanted[lead + a] for a in range(len(target))]
+    own = (1,) * (len(wanted) - len(after)) + tuple(after)
+    places = {
+        position: value if own[lead + position] == 1 else 1
+        for position, value in _corrections(target.tolist(), wanted[lead:], new).items()
+        if target[position] != 1
+    }
+    return Mended(places={1: places}) if places else None
 
 
 @rule("", "DepthToSpace")

@@ -10,6 +10,7 @@ to it, tells what a constant input (a Reshape's target, a Split's sizes) must be
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import numpy as np
 import onnx_ir as ir
@@ -170,10 +171,13 @@ class Change:
 class Mended:
     """New constants for inputs {index: array}, new attributes {name: value, None to drop}, and factors.
 
-    `multiply` gives factors for inputs that are weights {index: factor}, `scale` one for the first output.
+    Of inputs that are computed, `places` gives single elements {index: {position: value}}; an element that depends on
+    a symbolic size is multiplied by a Fraction. `multiply` gives factors for inputs that are weights {index: factor},
+    `scale` one for the first output.
     """
 
     inputs: Mapping[int, np.ndarray] = field(default_factory=dict)
+    places: Mapping[int, Mapping[int, int | Fraction]] = field(default_factory=dict)
     attributes: Mapping[str, object] = field(default_factory=dict)
     multiply: Mapping[int, float] = field(default_factory=dict)
     scale: float = 1.0
@@ -191,18 +195,20 @@ SHAPE_INPUTS: dict[tuple[str, str], tuple[int, ...]] = {}
 
 #: Operators that may be told a shape by sizes of the very tensor they shape: what shrinks, shrinks in both.
 ADAPTS: set[tuple[str, str]] = set()
+#: Operators whose mend makes any shape right that they are told, whatever sizes it was computed from.
+RESHAPES: set[tuple[str, str]] = set()
 #: How initializers are labelled that an operator reads in a way of its own. {(domain, operator): (operand, function)}
 WEIGHT_LABELS: dict[tuple[str, str], tuple[int, WeightLabels]] = {}
 
 
 def rule(
-    domain: str, *operators: str, shape_inputs: tuple[int, ...] = (), adapts: bool = False
+    domain: str, *operators: str, shape_inputs: tuple[int, ...] = (), adapts: bool = False, reshapes: bool = False
 ) -> Callable[[Rule], Rule]:
     """Register a rule for `operators` of `domain` ("" is ONNX's own).
 
     The function takes an `Op` and returns the facets of its only output, a list with those of each output, or None
     where no output axis may shrink. `shape_inputs` are the inputs that hold sizes or positions rather than data;
-    `adapts` says that those may follow the first operand's own size.
+    `adapts` says that those may follow the first operand's own size, `reshapes` that the operator's mend corrects them.
     """
 
     def register(function: Rule) -> Rule:
@@ -212,6 +218,8 @@ def rule(
                 SHAPE_INPUTS[domain, operator] = shape_inputs
             if adapts:
                 ADAPTS.add((domain, operator))
+            if reshapes:
+                RESHAPES.add((domain, operator))
         return function
 
     return register
