@@ -37,7 +37,13 @@ def mask(model: Model, channels: Channels, units: Iterable[Unit | int]) -> Model
     copy = model.ir.clone()
     graph = copy.graph
     deleted = channels.deleted(units)
-    for node, twin in list(zip(model.ir.graph, graph, strict=True)):
+    twins = dict(zip(model.ir.graph, graph, strict=True))
+    for block in channels.dropped(units):
+        add = twins[block.add]
+        write = _Writer(graph, add)
+        nothing = write.constant(np.zeros((), (add.outputs[0].dtype or ir.DataType.FLOAT).numpy()))
+        add.replace_input_with(block.operand, write("Mul", add.inputs[block.operand], nothing))
+    for node, twin in twins.items():
         if node.op_type in NORMALISATIONS and not node.domain:
             keep = channels.keep_mask(node.inputs[0], deleted)
             if not keep.all():

@@ -25,6 +25,7 @@ def remove(model: Model, channels: Channels, units: Iterable[Unit | int]) -> Mod
     Raises EmptyAxisError, naming the axis, where nothing would be left of one. Tensors are sliced when they are read.
     """
     check_belongs(model, channels)
+    units = list(units)
     deleted = channels.deleted(units)
     masks, after = _shapes_after(channels, deleted)
     copy = model.ir.clone()
@@ -37,6 +38,8 @@ def remove(model: Model, channels: Channels, units: Iterable[Unit | int]) -> Mod
                 copy.graph.inputs.remove(twin[value])
     if masks:
         _mend(model, channels, copy, twin, masks, after)
+    for block in channels.dropped(units):
+        _skip(copy.graph, twin[block.add.outputs[0]].producer(), 1 - block.operand)
     kept = {name: original for name, original in model.copies.items() if name in copy.graph.initializers}
     merge_copies(copy, kept)
     RemoveUnusedNodesPass()(copy)
@@ -233,6 +236,17 @@ def _scale_output(graph: ir.Graph, node: ir.Node, factor: float) -> None:
     scaled.replace_input_with(0, out)
     scaled.outputs[0].name, out.name = (out.name, f"{out.name}.kept") if is_output else (f"{out.name}.scaled", out.name)
     graph.insert_after(node, scaled)
+
+
+def _skip(graph: ir.Graph, add: ir.Node, kept: int) -> None:
+    """What read the sum reads the operand that is kept; a graph output keeps its name."""
+    out, value = add.outputs[0], add.inputs[kept]
+    if out.is_graph_output():
+        add.op_type = "Identity"
+        add.replace_input_with(0, value)
+        add.resize_inputs(1)
+    else:
+        out.replace_all_uses_with(value)
 
 
 def merge_copies(model: ir.Model, copies: Mapping[str, str]) -> None:

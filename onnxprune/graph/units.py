@@ -9,21 +9,24 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.errors import EmptyAxisError, InputError
-from onnxprune.graph import explain, grids
+from onnxprune.graph import explain, grids, residual
 from onnxprune.graph.labels import PINNED, Facet, any_flagged, spans
 from onnxprune.graph.model import Model, load
 from onnxprune.graph.trace import Trace, walk
 
 #: What a unit can be; of several that fit the first is said.
 KINDS = ("conv group", "head", "channel", "neuron", "embedding")
+#: What `Channels.blocks` are.
+BLOCK = "block"
 
 
 @dataclass(frozen=True)
 class Unit:
     """One smallest legal deletion.
 
-    `kind` is one of KINDS; `size` the number of weights it deletes; `exactness`
-    is "exact" (the function of the zeroed network is kept) or "restated"; `where` names its first weight.
+    `kind` is one of KINDS, or "block" for a whole residual branch, which has no channels; `size` the number of weights
+    it deletes; `exactness` is "exact" (the function of the zeroed network is kept) or "restated"; `where` names its
+    first weight.
     """
 
     index: int
@@ -117,6 +120,28 @@ class Channels:
                 exactness = "restated" if restated[members].any() else "exact"
                 found.append(Unit(len(found), kind, size, exactness, where, tuple(int(c) for c in members)))
         return tuple(found)
+
+    @cached_property
+    def blocks(self) -> tuple[Unit, ...]:
+        """Whole residual blocks. They are deleted like `units`, and numbered on from them."""
+        found = []
+        for block in self._residual:
+            weights = [value for value in block.weights() if _is_weight(value)]
+            size = sum(value.const_value.size for value in weights)
+            index = len(self.units) + len(found)
+            largest = max(weights, key=lambda value: value.const_value.size)
+            found.append(Unit(index, BLOCK, size, "exact", largest.name or "", ()))
+        return tuple(found)
+
+    @cached_property
+    def _residual(self) -> list[residual.Block]:
+        found = residual.find(self.model.ir.graph, self.trace.shape_of)
+        return [block for block in found if any(_is_weight(value) for value in block.weights())]
+
+    def dropped(self, units: Iterable[Unit | int]) -> list[residual.Block]:
+        """The residual blocks among `units`."""
+        chosen = {self._unit(unit).index for unit in units}
+        return [block for unit, block in zip(self.blocks, self._residual, strict=True) if unit.index in chosen]
 
     def _row_units(self, pinned: np.ndarray, refused: set[int]) -> list[np.ndarray]:
         """Whole rows: a conv group with all its inputs and outputs."""
@@ -329,14 +354,19 @@ class Channels:
 
     def _unit(self, unit: Unit | int) -> Unit:
         if isinstance(unit, Unit):
-            if unit.index < len(self.units) and self.units[unit.index] == unit:
+            known = self.blocks if unit.kind == BLOCK else self.units
+            index = unit.index - (len(self.units) if unit.kind == BLOCK else 0)
+            if 0 <= index < len(known) and known[index] == unit:
                 return unit
             raise InputError(f"{unit} belongs to other channels. Take the units of those that you pass.")
         if not isinstance(unit, int | np.integer):
             raise InputError(f"{unit!r} is no unit. Give units, or their indices.")
-        if not 0 <= unit < len(self.units):
-            raise InputError(f"There is no unit {unit}: this model has units 0 to {len(self.units) - 1}.")
-        return self.units[unit]
+        if 0 <= unit < len(self.units):
+            return self.units[unit]
+        count = len(self.units) + len(self.blocks)
+        if not 0 <= unit < count:
+            raise InputError(f"There is no unit {unit}: this model has units 0 to {count - 1}.")
+        return self.blocks[unit - len(self.units)]
 
     def keep_mask(self, value: ir.Value, deleted: np.ndarray) -> np.ndarray:
         """Which elements of a tensor stay: bool, broadcastable to its shape, of size 1 where no facet speaks."""
@@ -346,7 +376,10 @@ class Channels:
         return ~np.logical_or.reduce(np.broadcast_arrays(*gone))
 
     def keep_masks(self, units: Sequence[Unit | int]) -> dict[str, np.ndarray]:
-        """{initializer name: bool array of its shape, False = goes}, for every initializer that loses something."""
+        """{initializer name: bool array of its shape, False = goes}, for every initializer that loses something.
+
+        A block's initializers go with it, whole, and are not among them.
+        """
         deleted = self.deleted(units)
         masks = {}
         for name, value in self.model.ir.graph.initializers.items():

@@ -95,7 +95,7 @@ class Oracle:
         before = to_bytes(model)
         channels = trace(model)
         rng = np.random.default_rng(seed)
-        for trial in range(trials if channels.units else 0):
+        for trial in range(trials if channels.units or channels.blocks else 0):
             units = legal(channels, rng, share)
             smaller = remove(model, channels, units)
             masked = mask(model, channels, units)
@@ -113,8 +113,8 @@ class Oracle:
 
 
 def legal(channels: Channels, rng: np.random.Generator, share: float) -> list[int]:
-    """A random set of units that empties no axis, with at least one unit."""
-    order = rng.permutation(len(channels.units))
+    """A random set of units and blocks that empties no axis, with at least one of them."""
+    order = rng.permutation(len(channels.units) + len(channels.blocks))
     wanted = max(1, round(share * len(order)))
     chosen: list[int] = []
     for index in order.tolist():
