@@ -1,6 +1,15 @@
 """One operator, one small rule. Importing this package registers them all."""
 
-from onnxprune.graph.rules import contraction, elementwise, layout, normalization, reduction
+from onnxprune.graph.rules import (
+    contraction,
+    creation,
+    elementwise,
+    indexing,
+    layout,
+    normalization,
+    reduction,
+    sampling,
+)
 from onnxprune.graph.rules.registry import MENDS, RULES, SHAPE_INPUTS, Change, Mended, Op, Tensor, mend, rule
 
 __all__ = [
@@ -12,10 +21,13 @@ __all__ = [
     "Op",
     "Tensor",
     "contraction",
+    "creation",
     "elementwise",
+    "indexing",
     "layout",
     "mend",
     "normalization",
     "reduction",
     "rule",
+    "sampling",
 ]
