@@ -5,7 +5,10 @@ evaluated here with onnx's reference implementation, so that tracing meets a pla
 folded into each other: they keep their names.
 """
 
+from functools import lru_cache
+
 import numpy as np
+import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
@@ -68,7 +71,10 @@ MAX_FOLDED_ELEMENTS = 2**20
 
 
 def evaluate_node(node: ir.Node, inputs: list[np.ndarray | None]) -> list[np.ndarray] | None:
-    """Compute one node with onnx's reference implementation; None where it has none or refuses the inputs."""
+    """Compute one node with onnx's reference implementation; None where it has none or refuses the inputs.
+
+    The node means what its operator meant in the opset of its graph: `Unsqueeze` had its axes as an attribute once.
+    """
     proto = ir.serde.serialize_node(node)
     feeds = {}
     for index, array in enumerate(inputs):
@@ -76,11 +82,34 @@ def evaluate_node(node: ir.Node, inputs: list[np.ndarray | None]) -> list[np.nda
             proto.input[index] = f"i{index}"
             feeds[f"i{index}"] = array
     try:
-        results = ReferenceEvaluator(proto).run(None, feeds)
+        results = _evaluator(proto, node.version or _opset(node)).run(None, feeds)
     except (ValueError, TypeError, IndexError, KeyError, RuntimeError, NotImplementedError, ArithmeticError):
         return None
     arrays = [np.asarray(result) for result in results]
     return None if any(array.dtype.kind in "OUS" for array in arrays) else arrays
+
+
+def _opset(node: ir.Node) -> int | None:
+    return None if node.graph is None else node.graph.opset_imports.get(node.domain)
+
+
+def _evaluator(proto: onnx.NodeProto, version: int | None) -> ReferenceEvaluator:
+    if version is None or proto.domain or _means_the_same_today(proto.op_type, version):
+        return ReferenceEvaluator(proto)
+    graph = onnx.GraphProto(name="one", node=[proto])
+    graph.input.extend(onnx.ValueInfoProto(name=name) for name in proto.input if name)
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in proto.output if name)
+    return ReferenceEvaluator(graph, opsets={"": version})
+
+
+@lru_cache(maxsize=1024)
+def _means_the_same_today(operator: str, version: int) -> bool:
+    """Whether the operator's definition in opset `version` is the one of the newest opset."""
+    try:
+        then = onnx.defs.get_schema(operator, version).since_version
+        return then == onnx.defs.get_schema(operator).since_version
+    except onnx.defs.SchemaError:
+        return True
 
 
 def fold_shape_arithmetic(model: ir.Model) -> None:

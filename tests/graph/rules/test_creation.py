@@ -1,0 +1,29 @@
+"""Sizes as data, and what pins."""
+
+import numpy as np
+import pytest
+
+from tests.graph.rules.cases import Case, image
+
+# fmt: off
+CASES = [
+    # a size used as a number keeps what was measured
+    image("another tensor expanded to its shape pins", "s = Shape(a) g = Expand(p, s) b = Mul(a, g)", 0, weights={"p": (1, 1, 1, 1)}),
+    # batch and heads joined by computed sizes, two of them symbolic; one size is a constant that must be corrected
+    Case("batch and heads joined", "q0 = MatMul(x, wq) q1 = Reshape(q0, s4) q = Transpose<perm=[0,2,1,3]>(q1) f = Shape(q) n, h, t, d = Split<num_outputs=4>(f) nh = Mul(n, h) j = Concat<axis=0>(nh, t, d) q2 = Reshape(q, j) i = Concat<axis=0>(n, two, t, d) q3 = Reshape(q2, i) o1 = Transpose<perm=[0,2,1,3]>(q3) o2 = Reshape(o1, s3) y = MatMul(o2, wo)", 4, {"wq": (6, 8), "wo": (8, 5)}, {"x": "N,T,6"}, {"s4": np.array([0, 0, 2, 4]), "s3": np.array([0, 0, 8]), "two": np.array([2])}, "float[a,b,c] y"),
+    image("another tensor reshaped by its size", "s = Shape<start=1, end=2>(a) t = Concat<axis=0>(one, s, m) g = Reshape(x, t) h = ReduceMean(g, hw) q = Reshape(h, k) b = Mul(a, q)", 8, inputs={"x": "1,3,8,8"}, constants={"one": np.array([1]), "m": np.array([-1, 1]), "hw": np.array([1, 2, 3]), "k": np.array([1, 1, 1, 1])}),
+    # the 8 channels stay, p loses any of its 9 places
+    image("another tensor sliced by its size", "s = Shape<start=1, end=2>(a) g = Slice(p, z, s, one) h = ReduceMean(g, one) b = Mul(a, h)", 9, weights={"p": (1, 9, 1, 1)}, constants={"z": np.array([0]), "one": np.array([1])}),
+    image("another tensor tiled by its size pins", "s = Shape<start=1, end=2>(a) t = Concat<axis=0>(one, s, ones) g = Tile(p, t) h = ReduceSum(g, one) b = Mul(a, h)", 0, weights={"p": (1, 1, 1, 1)}, constants={"one": np.array([1]), "ones": np.array([1, 1])}),
+    Case("size as an output pins", "a = Conv(x, w0) s = Shape(a) y = Conv(a, w9)", 0, {"w0": (8, 3, 1, 1), "w9": (5, 8, 1, 1)}, outputs="float[ya,yb,yc,yd] y, int64[4] s"),
+    image("size as a number pins", "s = Shape<start=1, end=2>(a) f = Cast<to=1>(s) r = Sqrt(f) b = Div(a, r)", 0),
+    image("no rule pins", "b = GatherElements<axis=3>(a, i)", 0, constants={"i": np.zeros((1, 8, 8, 8), np.int64)}, inputs={"x": "1,3,8,8"}),
+    # one reader that can't shrink is enough
+    image("output pins", "b = Relu(a)", 0, outputs="float[ya,yb,yc,yd] y, float[za,zb,zc,zd] a"),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_removal_computes_what_the_mask_computes(oracle, case):
+    case.check(oracle)

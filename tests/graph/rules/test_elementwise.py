@@ -1,0 +1,54 @@
+"""Operators that compute each element on its own."""
+
+import numpy as np
+import pytest
+
+from onnxprune.graph.rules.elementwise import UNARY
+from tests.graph.rules.cases import Case, image
+
+#: Operators of one operand whose domain isn't the whole line get something they can take.
+SAFE = {
+    "Acos": "p = Tanh(a) b = Acos(p)",
+    "Acosh": "p = Sigmoid(a) o = Exp(p) b = Acosh(o)",
+    "Asin": "p = Tanh(a) b = Asin(p)",
+    "Atanh": "p = Sigmoid(a) b = Atanh(p)",
+    "Log": "p = Exp(a) b = Log(p)",
+    "Sqrt": "p = Exp(a) b = Sqrt(p)",
+    "Reciprocal": "p = Exp(a) b = Reciprocal(p)",
+    "Cast": "p = Cast<to=11>(a) b = Cast<to=1>(p)",
+    "Not": "p = Cast<to=9>(a) q = Not(p) b = Cast<to=1>(q)",
+    "BitwiseNot": "p = Cast<to=6>(a) q = BitwiseNot(p) b = Cast<to=1>(q)",
+    "IsInf": "q = IsInf(a) b = Cast<to=1>(q)",
+    "IsNaN": "q = IsNaN(a) b = Cast<to=1>(q)",
+    "Swish": "",  # newer than the opset here; shares the rule of all the others
+}
+
+# fmt: off
+CASES = [
+    *[image(name, SAFE.get(name, f"b = {name}(a)"), 8) for name in UNARY if SAFE.get(name) != ""],
+    image("residual", "c = Conv(a, w1) d = Relu(c) e = Conv(d, w2) b = Add(e, a)", 8 + 4, weights={"w1": (4, 8, 1, 1), "w2": (8, 4, 1, 1)}),
+    image("sub mul div", "c = Sub(a, p) d = Mul(c, q) b = Div(d, var)", 8, weights={"p": (1, 8, 1, 1), "q": (8, 1, 1), "var": (1, 8, 1, 1)}),
+    image("scalar", "c = Mul(a, p) d = Add(c, q) e = Pow(d, two) b = Max(e, q)", 8, constants={"p": np.float32(0.5), "q": np.full((1,), 0.25, np.float32), "two": np.float32(2)}),
+    image("prelu", "b = PRelu(a, p)", 8, weights={"p": (8, 1, 1)}),
+    image("clip", "b = Clip(a, lo, hi)", 8, constants={"lo": np.float32(-0.5), "hi": np.float32(0.5)}),
+    image("min mean sum", "c = Conv(x, w1) d = Min(a, c) e = Mean(a, c, d) b = Sum(a, e)", 8, weights={"w1": (8, 3, 1, 1)}),
+    image("where", "c = Greater(a, z) b = Where(c, a, z)", 8, constants={"z": np.float32(0)}),
+    image("compare", "c = GreaterOrEqual(a, p) d = Less(a, p) e = LessOrEqual(a, p) f = Equal(a, p) g = And(c, e) h = Or(d, f) i = Xor(g, h) b = Cast<to=1>(i)", 8, weights={"p": (8, 1, 1)}),
+    image("mod", "b = Mod<fmod=1>(a, two)", 8, constants={"two": np.float32(2)}),
+    image("integers", "c = Cast<to=12>(a) d = BitShift<direction=\"LEFT\">(c, c) e = BitwiseAnd(c, d) f = BitwiseOr(c, e) g = BitwiseXor(f, d) b = Cast<to=1>(g)", 8),
+    # a map over the positions has no label to tie with, but is of size 1 on the channels' axis
+    image("position map", "b = Add(a, p)", 8, weights={"p": (1, 1, 8, 8)}),
+    # a full map is a parameter that the channels cut
+    image("full map", "b = Add(a, p)", 8, weights={"p": (1, 8, 8, 8)}),
+    # two inputs of the graph: what has no label and size 8 pins
+    Case("meets an input", "a = Conv(x, w0) b = Add(a, z) y = Conv(b, w9)", 0, {"w0": (8, 3, 1, 1), "w9": (5, 8, 1, 1)}, {"x": "N,3,8,8", "z": "N,8,8,8"}),
+    Case("gate of size 1", "a = Conv(x, w0) b = Mul(a, z) y = Conv(b, w9)", 8, {"w0": (8, 3, 1, 1), "w9": (5, 8, 1, 1)}, {"x": "N,3,8,8", "z": "N,1,8,8"}),
+    image("squeeze and excitation", "p = GlobalAveragePool(a) q = Conv(p, w1, b1) r = Relu(q) s = Conv(r, w2, b2) t = Sigmoid(s) b = Mul(a, t)", 8 + 2, weights={"w1": (2, 8, 1, 1), "b1": (2,), "w2": (8, 2, 1, 1), "b2": (8,)}),
+    image("castlike dropout", "c = CastLike(a, x) b = Dropout(c)", 8),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_removal_computes_what_the_mask_computes(oracle, case):
+    case.check(oracle)
