@@ -14,17 +14,8 @@ from onnxprune.errors import InputError
 from onnxprune.graph.model import Model, free_name, value_names
 from onnxprune.graph.units import Channels, Unit
 
-#: Operands by which something is divided, or whose zero is not harmless: they keep their values.
-DIVISORS = {
-    ("BatchNormalization", 4),
-    ("Div", 1),
-    ("Mod", 1),
-    ("Pow", 0),
-    ("Pow", 1),
-    ("Sqrt", 0),
-    ("Reciprocal", 0),
-    ("Log", 0),
-}
+#: Operands, by operator, whose zero gives no number. Where a deleted slice holds 0 there it counts as 1.
+DIVISORS = {"Acosh": 0, "BatchNormalization": 4, "Div": 1, "Log": 0, "Mod": 1, "Reciprocal": 0}
 
 NORMALISATIONS = ("GroupNormalization", "InstanceNormalization", "LayerNormalization")
 
@@ -41,13 +32,18 @@ def mask(model: Model, channels: Channels, units: Iterable[Unit | int]) -> Model
     for block in channels.dropped(units):
         add = twins[block.add]
         write = _Writer(graph, add)
-        nothing = write.constant(np.zeros((), (add.outputs[0].dtype or ir.DataType.FLOAT).numpy()))
+        nothing = write.constant(np.zeros((), _dtype(add.inputs[block.operand]).numpy()))
         add.replace_input_with(block.operand, write("Mul", add.inputs[block.operand], nothing))
     for node, twin in twins.items():
         if node.op_type in NORMALISATIONS and not node.domain:
             keep = channels.keep_mask(node.inputs[0], deleted)
             if not keep.all():
                 _restate(graph, twin, np.asarray(keep), channels.trace.shape_of[node.inputs[0]])
+        index = _divisor(node)
+        if index is not None:
+            keep = channels.keep_mask(node.inputs[index], deleted)
+            if not keep.all():
+                _divide_by_one(graph, twin, index, np.asarray(keep))
     taken = value_names(graph)
     for name, keep in channels.keep_masks(units).items():
         value = graph.initializers[name]
@@ -61,10 +57,44 @@ def mask(model: Model, channels: Channels, units: Iterable[Unit | int]) -> Model
         node.outputs[0].name = free_name(f"{name}.masked", taken)
         node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
         for user, index in uses:
-            if (user.op_type, index) not in DIVISORS:
-                user.replace_input_with(index, node.outputs[0])
+            user.replace_input_with(index, node.outputs[0])
         graph.insert_before(graph[0], node)
     return Model(copy, model.name, dict(model.copies))
+
+
+def _divisor(node: ir.Node) -> int | None:
+    """Which operand must not be 0."""
+    if node.op_type == "Pow" and not node.domain:
+        exponent = node.inputs[1].const_value
+        return 0 if exponent is not None and exponent.size == 1 and exponent.numpy().ravel()[0] < 0 else None
+    return DIVISORS.get(node.op_type) if not node.domain else None
+
+
+def _divide_by_one(graph: ir.Graph, node: ir.Node, index: int, keep: np.ndarray) -> None:
+    """Add 1 to operand `index` where it is 0 and `keep` doesn't keep it."""
+    write = _Writer(graph, node)
+    x = node.inputs[index]
+    dtype = _dtype(x)
+    number = x if dtype.is_floating_point() else write("Cast", x, to=int(ir.DataType.FLOAT))
+    kind = dtype.numpy() if dtype.is_floating_point() else np.float32
+    # tanh|x| lies between 0 and 1, and is 0 for 0 alone: rounded up and taken from 1, it says where x is 0.
+    zero = write("Sub", write.constant(np.ones((), kind)), write("Ceil", write("Tanh", write("Abs", number))))
+    more = write("Mul", zero, write.constant((~keep).astype(kind)))
+    if number is not x:
+        more = write("Cast", more, to=int(dtype))
+    node.replace_input_with(index, write("Add", x, more))
+
+
+def _dtype(value: ir.Value) -> ir.DataType:
+    """The type of a float or whole number; files needn't say it of what is computed."""
+    while value.dtype is None:
+        node = value.producer()
+        if node is None:
+            return ir.DataType.FLOAT
+        if node.op_type == "Cast":
+            return ir.DataType(node.attributes["to"].as_int())
+        value = node.inputs[1 if node.op_type in ("CastLike", "Where") else 0]
+    return value.dtype
 
 
 def _restate(graph: ir.Graph, node: ir.Node, keep: np.ndarray, shape: tuple[int, ...]) -> None:
@@ -88,7 +118,7 @@ def _restate(graph: ir.Graph, node: ir.Node, keep: np.ndarray, shape: tuple[int,
         axes = [2, 3]
         scale_shape = (1, -1) + (1,) * (rank - 2)
     epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
-    dtype = (node.inputs[0].dtype or ir.DataType.FLOAT).numpy()
+    dtype = _dtype(node.inputs[0]).numpy()
     kept = write.constant(keep.astype(dtype))
     # The mean over all places is that over the kept ones times the fraction kept.
     fraction = write.constant(keep.mean(axis=tuple(axes), keepdims=True).clip(1e-9).astype(dtype))

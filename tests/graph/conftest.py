@@ -98,7 +98,8 @@ class Oracle:
     def check(self, source, *, trials: int = 4, share: float = 0.35, size: int = 8, seed: int = 0) -> Channels:
         """Delete units at random, at batch 3 and at another dynamic size; fail unless `mask` and `remove` agree.
 
-        Deletes something in every trial if there is a unit at all. Returns the channels.
+        Deletes something in every trial if there is a unit at all, and in every other one by a random ranking, where
+        each row of a grid makes its own choice. Returns the channels.
         """
         given = source.SerializeToString(deterministic=True)
         model = load(source)
@@ -106,9 +107,10 @@ class Oracle:
         channels = trace(model)
         rng = np.random.default_rng(seed)
         for trial in range(trials if channels.units or channels.blocks else 0):
-            units = legal(channels, rng, share)
-            smaller = remove(model, channels, units)
-            masked = mask(model, channels, units)
+            chosen = channels.ranked(random_saliency(channels, rng)) if trial % 2 else channels
+            units = legal(chosen, rng, share)
+            smaller = remove(model, chosen, units)
+            masked = mask(model, chosen, units)
             assert parameters(smaller) < parameters(model)
             onnx.checker.check_model(to_bytes(smaller), full_check=True)
             for batch, dynamic in ((3, size), (2, size + 4)):
@@ -136,6 +138,12 @@ def legal(channels: Channels, rng: np.random.Generator, share: float) -> list[in
         if len(chosen) == wanted:
             break
     return chosen
+
+
+def random_saliency(channels: Channels, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """A number for every weight."""
+    initializers = channels.model.ir.graph.initializers
+    return {name: rng.random(initializers[name].const_value.shape) for name, _ in channels.parameters()}
 
 
 def parameters(model: Model) -> int:

@@ -21,7 +21,7 @@ def contract(op: Op, operands: Sequence[tuple[Tensor, str]], out: str) -> Facets
     """Tie operands whose axes are named by letters, as in einsum; return the facets of the result.
 
     Of a grid that is summed along its rows (a head's dimensions) the rows are left, by new labels of their own. A
-    letter that one operand alone has and that is summed is a plain sum: exact where deleted places hold 0.
+    letter that is summed is exact where a deleted place holds 0, in one of the operands at least.
     """
     letters = list(dict.fromkeys(letter for _, axes in operands for letter in axes))
     met = op.meet([_lay_out(tensor, axes, letters) for tensor, axes in operands], product)
@@ -29,8 +29,8 @@ def contract(op: Op, operands: Sequence[tuple[Tensor, str]], out: str) -> Facets
     for found in met:
         summed = [i for i in spans(found) if letters[i] not in out]
         free = [i for i in spans(found) if letters[i] in out]
-        if any(sum(letters[i] in axes for _, axes in operands) == 1 for i in summed) and ghost_of(found) != 0.0:
-            op.pin([found], "sums over the axis")
+        if summed and ghost_of(found) != 0.0:
+            op.pin([found], "sums over the axis what isn't 0 once deleted")
             continue
         if summed and op.node.op_type not in WEIGHED:
             op.ledger.sum(found)
@@ -136,6 +136,7 @@ def _grouped(op: Op, x: Tensor, w: Tensor, weight_out: int) -> Facets:
     per_group = (w.shape[0] // group, w.shape[1])
     out_per_group, into = per_group[weight_out], per_group[1 - weight_out]
     op.pin([f for f in x.facets if spans(f) != (1,)], "computes groups over an axis other than the channels'")
+    op.pin([f for f in w.facets if ghost_of(f) != 0.0], "reads weights that aren't 0 once deleted")
     inputs = [f.reshape(group, into) for f in x.facets if spans(f) == (1,)]
     along_first, along_second = [], []
     for labels in w.facets:

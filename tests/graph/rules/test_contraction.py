@@ -51,6 +51,10 @@ CASES = [
     tokens("attention with a scale for each head", f"{QKV} {HEADS} s = MatMul(q, kt) m = Mul(s, perhead) p = Softmax<axis=-1>(m) o = MatMul(p, v) {JOIN}", 2 + 4 + 4, weights={"perhead": (2, 1, 1)}),
     # a scale that the heads share ties their places: whole heads can't go then, nor can a choice in each be made
     tokens("attention with a scale shared by the heads", f"{QKV} {HEADS} q2 = Mul(q, shared) s = MatMul(q2, kt) p = Softmax<axis=-1>(s) o = MatMul(p, v) {JOIN}", 4 + 4, weights={"shared": (4,)}),
+    # where both hold 0.5 when deleted, 0.25 is missing from the sum
+    Case("matmul behind sigmoids pins", "a = MatMul(x, w0) b = Sigmoid(a) v = Sigmoid(w9) y = MatMul(b, v)", 0, {"w0": (6, 8), "w9": (8, 5)}, ROWS, outputs="float[a,b] y"),
+    Case("grouped conv behind sigmoids pins", "a = Conv(x, w0) b = Sigmoid(a) v = Sigmoid(w9) y = Conv<group=2>(b, v)", 0, {"w0": (8, 3, 1, 1), "w9": (6, 4, 1, 1)}),
+    Case("depthwise conv by a sigmoid's weights pins", "a = Conv(x, w0) b = Sigmoid(a) v = Sigmoid(w1) c = Conv<group=8>(b, v) y = Conv(c, w9)", 0, {"w0": (8, 3, 1, 1), "w1": (8, 1, 1, 1), "w9": (6, 8, 1, 1)}),
 ]
 # fmt: on
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from onnxprune.graph.rules.elementwise import UNARY
-from tests.graph.rules.cases import Case, image
+from tests.graph.rules.cases import BN, Case, image
 
 #: Operators of one operand whose domain isn't the whole line get something they can take.
 SAFE = {
@@ -45,6 +45,17 @@ CASES = [
     Case("gate of size 1", "a = Conv(x, w0) b = Mul(a, z) y = Conv(b, w9)", 8, {"w0": (8, 3, 1, 1), "w9": (5, 8, 1, 1)}, {"x": "N,3,8,8", "z": "N,1,8,8"}),
     image("squeeze and excitation", "p = GlobalAveragePool(a) q = Conv(p, w1, b1) r = Relu(q) s = Conv(r, w2, b2) t = Sigmoid(s) b = Mul(a, t)", 8 + 2, weights={"w1": (2, 8, 1, 1), "b1": (2,), "w2": (8, 2, 1, 1), "b2": (8,)}),
     image("castlike dropout", "c = CastLike(a, x) b = Dropout(c)", 8),
+    # a deleted slice of a divisor is 0, and counts as 1 where nothing is removed
+    image("divided by a reshaped weight", "r = Reshape(var, s) b = Div(a, r)", 8, weights={"var": (8,)}, constants={"s": np.array([8, 1, 1])}),
+    image("divided by the root of a weight's size", "p = Abs(var) q = Sqrt(p) b = Div(a, q)", 8, weights={"var": (8, 1, 1)}),
+    image("times the reciprocal of a weight", "p = Transpose(var) q = Reciprocal(p) b = Mul(a, q)", 8, weights={"var": (1, 1, 8)}),
+    image("times an inverse root", "p = Pow(var, half) b = Mul(a, p)", 8, weights={"var": (8, 1, 1)}, constants={"half": np.float32(-0.5)}),
+    image("plus a weight's logarithm", "p = Log(var) b = Add(a, p)", 8, weights={"var": (8, 1, 1)}),
+    image("remainder by a weight", "b = Mod<fmod=1>(a, var)", 8, weights={"var": (8, 1, 1)}),
+    image("whole numbers divided", "n = Cast<to=6>(a) p = Mul(var, ten) m = Cast<to=6>(p) d = Div(n, m) b = Cast<to=1>(d)", 8, weights={"var": (8, 1, 1)}, constants={"ten": np.float32(10)}),
+    image("divided by an activation", "c = Exp(a) d = Sub(c, one) e = Mul(d, d) f = Div(e, d) b = Add(f, a)", 8, constants={"one": np.float32(1)}),
+    image("divided by a variance of 0", "b = BatchNormalization<epsilon=0.0>(a, s, t, m, var)", 8, weights=BN),
+    # neither operand is 0 where it is deleted: 0.5 times 0.5 adds to the sum
 ]
 # fmt: on
 
