@@ -333,7 +333,7 @@ class Channels:
         """{reason: number of weights that no unit can delete because of it}, largest first."""
         return explain.pinned(self)
 
-    def explain(self, name: str) -> str:
+    def explain(self, name: str) -> explain.Explanation:
         """The chain of ties and pins behind each axis of a tensor. Raises InputError for an unknown name."""
         return explain.explain(self, name)
 

@@ -137,14 +137,6 @@ def test_channels_belong_to_their_model(oracle, residual, grouped):
             call(grouped, channels, [0])
 
 
-def test_explain_shows_the_chain(residual):
-    channels = trace(residual)
-    text = channels.explain("w2")
-    assert "axis 0: 8 channels" in text and "Add" in text and "axis 1: 4 channels" in text
-    with pytest.raises(InputError, match="no tensor 'w7'"):
-        channels.explain("w7")
-
-
 def test_two_layers_that_share_an_initializer_by_accident(oracle):
     """Exporters merge equal scales; deleting a channel of one layer leaves the other alone."""
     body = "a = Conv(x, w0) b = Mul(a, s) c = Conv(b, w1) d = Mul(c, s) y = Conv(d, w9)"
