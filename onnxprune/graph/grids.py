@@ -2,7 +2,9 @@
 
 A grid is an array of channels (rows, places in the row): the groups of a convolution, the heads of attention. Legal
 are: whole rows, or the same number from every surviving row, each row its own choice. A channel that a grid meets
-unevenly is loose there; loose channels are bundled, one member from every row.
+unevenly is loose there; loose channels are bundled, one member from every row. Where grids cross, the rows of one of
+them move as a whole, and what is left to choose are bundles of such rows: a dimension of all heads under a rotary
+table, the places that a shuffle takes from every group.
 """
 
 from collections import defaultdict
@@ -14,16 +16,17 @@ import numpy as np
 from onnxprune.graph.compact import is_box
 from onnxprune.graph.labels import Facet, compress, spans
 
+#: A place of a grid that a coarser view leaves out of account.
+_NOBODY = -1
+#: How often rows are taken for units in turn where grids cross.
+_DEPTH = 2
+
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """`channels[..., place]`: all axes but the last lead to a row.
-
-    `linked` rows go only together with something else: a conv group with its other side.
-    """
+    """`channels[..., place]`: all axes but the last lead to a row."""
 
     channels: np.ndarray
-    linked: bool = False
 
     @property
     def rows(self) -> np.ndarray:
@@ -37,24 +40,103 @@ class Grid:
 
 def collect(facets: Iterable[Facet], rows: Iterable[np.ndarray], channel: np.ndarray) -> list[Grid]:
     """The distinct grids among facets and rows of labels."""
-    seen: dict[bytes, Grid] = {}
+    seen: dict[tuple, Grid] = {}
+    looked_at: set[tuple] = set()
     for facet in facets:
         if sum(size > 1 for size in facet.shape) > 1:
-            named = compress(channel[facet])
-            axes = spans(named)
-            if len(axes) > 1:
-                _add(seen, named.reshape([named.shape[a] for a in axes]), linked=False)
+            labels = facet.reshape([size for size in facet.shape if size > 1])
+            key = (labels.shape, labels.tobytes())
+            if key not in looked_at:
+                looked_at.add(key)
+                named = compress(channel[labels])
+                if len(spans(named)) > 1:
+                    _add(seen, named.reshape([named.shape[a] for a in spans(named)]))
     for members in rows:
-        _add(seen, channel[members], linked=True)
+        _add(seen, channel[members])
     return list(seen.values())
 
 
-def _add(seen: dict[bytes, Grid], channels: np.ndarray, linked: bool) -> None:
+def _add(seen: dict[tuple, Grid], channels: np.ndarray) -> None:
     if channels.ndim == 2 and len(channels) > 1 and channels.shape[1] > 1:
-        channels = np.unique(channels, axis=0)
-    key = channels.tobytes() + repr(channels.shape).encode()
-    linked = linked or (key in seen and seen[key].linked)
-    seen[key] = Grid(np.ascontiguousarray(channels), linked)
+        channels = _distinct_rows(channels)
+    channels = np.ascontiguousarray(channels)
+    seen.setdefault((channels.shape, channels.tobytes()), Grid(channels))
+
+
+def _distinct_rows(channels: np.ndarray) -> np.ndarray:
+    """One of each row, in an order that depends on the rows alone."""
+    weights = np.random.default_rng(0).integers(1, 2**62, channels.shape[1], dtype=np.int64)
+    _, first, inverse = np.unique(channels @ weights, return_index=True, return_inverse=True)
+    distinct = channels[first]
+    return distinct if np.array_equal(distinct[inverse], channels) else np.unique(channels, axis=0)
+
+
+class Legality:
+    """What may be deleted: grids stay rectangular, links hold, and no axis is emptied.
+
+    A link says that a name goes exactly when all its members go. `axes` are the channels of each labelled axis.
+    """
+
+    def __init__(
+        self,
+        grids: Sequence[Grid],
+        links: Iterable[tuple[np.ndarray, np.ndarray]],
+        axes: Sequence[np.ndarray],
+        count: int,
+    ):
+        self.grids = grids
+        self.axes = axes
+        pairs = [(name, row) for names, members in links for name, row in zip(names.tolist(), members, strict=True)]
+        distinct = {(name, row.tobytes()): (name, np.unique(row)) for name, row in pairs}
+        self.links = list(distinct.values())
+        self._grids_of = _Index([grid.channels.ravel() for grid in grids], count)
+        self._links_of = _Index([np.append(row, name) for name, row in self.links], count)
+        self._axes_of = _Index(axes, count)
+        self._deleted = np.zeros(count, bool)
+
+    def close(self, members: np.ndarray) -> np.ndarray:
+        """The smallest set with `members` under which every link holds."""
+        deleted = self._deleted
+        found = new = np.unique(members)
+        deleted[found] = True
+        while new.size:
+            more = []
+            for number in self._links_of[new]:
+                name, row = self.links[number]
+                if deleted[name]:
+                    more.append(row[~deleted[row]])
+                elif deleted[row].all():
+                    more.append(np.array([name]))
+            new = np.unique(np.concatenate(more)) if more else new[:0]
+            deleted[new] = True
+            found = np.concatenate([found, new])
+        deleted[found] = False
+        return np.sort(found)
+
+    def allows(self, members: np.ndarray) -> bool:
+        """Whether deleting these alone leaves every grid a box and every axis something."""
+        deleted = self._deleted
+        deleted[members] = True
+        fine = not any(deleted[self.axes[number]].all() for number in self._axes_of[members]) and all(
+            self.grids[number].stays_regular(deleted) for number in self._grids_of[members]
+        )
+        deleted[members] = False
+        return fine
+
+
+class _Index:
+    """From channels to the sets that hold any of them."""
+
+    def __init__(self, sets: Sequence[np.ndarray], count: int):
+        members = np.concatenate([*sets, np.empty(0, np.int64)])
+        owners = np.repeat(np.arange(len(sets)), [len(s) for s in sets])
+        order = np.argsort(members, kind="stable")
+        self._owners = owners[order]
+        self._starts = np.searchsorted(members[order], np.arange(count + 1))
+
+    def __getitem__(self, channels: np.ndarray) -> list[int]:
+        spans = [self._owners[self._starts[c] : self._starts[c + 1]] for c in channels.tolist()]
+        return np.unique(np.concatenate(spans)).tolist() if spans else []
 
 
 #: How a channel lies on the grids that meet it unevenly: (grid, row, places in the row), in order.
@@ -62,26 +144,54 @@ Cell = tuple[tuple[int, int, int], ...]
 
 
 def bundle(grids: Sequence[Grid], order: np.ndarray) -> tuple[list[np.ndarray], dict[int, str]]:
-    """Group loose channels into bundles; return (bundles, {channel that no legal set contains: why}).
+    """Group loose channels into sets that may be legal; return (sets, {loose channel: why it may be in none}).
 
     `order[channel]` says which member of a row is taken first: the k-th of every row make the k-th bundle.
     """
+    return _bundle(grids, order, _DEPTH)
+
+
+def _bundle(grids: Sequence[Grid], order: np.ndarray, depth: int) -> tuple[list[np.ndarray], dict[int, str]]:
     cells = _cells(grids)
     bundles: list[np.ndarray] = []
-    refused: dict[int, str] = {}
+    loose: dict[int, str] = {}
     for keys in _classes(grids, cells):
-        members = [name for key in keys for name in cells[key]]
         problem = _problem(grids, cells, keys)
+        loose.update(dict.fromkeys((name for key in keys for name in cells[key]), problem or "grids cross here"))
         columns: list[np.ndarray] = []
         if not problem:
             ranked = [sorted(cells[key], key=lambda c: (order[c], c)) for key in keys]
             columns = [np.array(column, np.int64) for column in zip(*ranked, strict=True)]
-            if len(columns) == 1 and len({g for key in keys for g, _, _ in key}) > 1:
-                columns = _lines(grids, cells, keys)
-        if not columns:
-            refused.update(dict.fromkeys(members, problem or "grids cross here"))
+        if len(columns) <= 1 and depth:
+            columns = _bundles_of_rows(grids, cells, keys, order, depth)
         bundles += columns
-    return bundles, refused
+    return bundles, loose
+
+
+def _bundles_of_rows(
+    grids: Sequence[Grid], cells: Mapping[Cell, list[int]], keys: Sequence[Cell], order: np.ndarray, depth: int
+) -> list[np.ndarray]:
+    """What is left to choose when the rows of one of the grids, each in turn, move as a whole."""
+    members = np.array([name for key in keys for name in cells[key]], np.int64)
+    met = sorted({number for key in keys for number, _, _ in key})
+    found: list[np.ndarray] = []
+    seen: set[bytes] = set()
+    for number in met:
+        rows_of = [[row for n, row, _ in key if n == number] for key in keys for _ in cells[key]]
+        if any(len(rows) != 1 for rows in rows_of):
+            continue
+        _, row_of = np.unique([rows[0] for rows in rows_of], return_inverse=True)
+        if row_of.tobytes() in seen:
+            continue
+        seen.add(row_of.tobytes())
+        row_of_channel = np.full(len(order) + 1, _NOBODY)
+        row_of_channel[members] = row_of
+        others = [Grid(row_of_channel[grids[n].channels]) for n in met if n != number]
+        rank = np.bincount(row_of, weights=order[members])
+        bundles, loose = _bundle(others, rank, depth - 1)
+        alone = [np.array([row]) for row in range(row_of.max() + 1) if row not in loose]
+        found += [members[np.isin(row_of, rows)] for rows in [*alone, *bundles]]
+    return found
 
 
 def _cells(grids: Sequence[Grid]) -> dict[Cell, list[int]]:
@@ -100,12 +210,15 @@ def _loose(grid: Grid) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """(channel, its rows, its places in each) of the channels that the rows of a grid don't share evenly."""
     rows, width = grid.rows.shape
     flat = grid.channels.ravel() * rows + np.repeat(np.arange(rows), width)
-    cells, hits = np.unique(flat, return_counts=True)
+    cells, hits = np.unique(flat[grid.channels.ravel() != _NOBODY], return_counts=True)
+    if not len(cells):
+        return
     names, row_of = cells // rows, cells % rows
     starts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]])
-    for start, end in zip(starts, [*starts[1:], len(names)], strict=True):
-        if end - start < rows or (hits[start:end] != hits[start]).any():
-            yield int(names[start]), row_of[start:end], hits[start:end]
+    covered = np.diff(np.r_[starts, len(names)])
+    uneven = (covered < rows) | (np.minimum.reduceat(hits, starts) != np.maximum.reduceat(hits, starts))
+    for start, end in zip(starts[uneven].tolist(), (starts + covered)[uneven].tolist(), strict=True):
+        yield int(names[start]), row_of[start:end], hits[start:end]
 
 
 def _coverage(grids: Sequence[Grid], keys: Iterable[Cell]) -> dict[int, np.ndarray]:
@@ -149,20 +262,3 @@ def _problem(grids: Sequence[Grid], cells: Mapping[Cell, list[int]], keys: Seque
     if any((taken != taken[0]).any() for taken in _coverage(grids, keys).values()):
         return "a grid meets it unevenly"
     return ""
-
-
-def _lines(grids: Sequence[Grid], cells: Mapping[Cell, list[int]], keys: Sequence[Cell]) -> list[np.ndarray]:
-    """Where two grids cross, one channel at each crossing (a transposed grid): the whole rows of either are legal.
-
-    Linked rows are left to the units that delete the other side too.
-    """
-    found: list[np.ndarray] = []
-    if any(len(key) != 2 or key[0][0] == key[1][0] for key in keys):
-        return found
-    for position in range(2):
-        rows: dict[int, list[int]] = defaultdict(list)
-        for key in keys:
-            rows[key[position][1]] += cells[key]
-        if not grids[keys[0][position][0]].linked:
-            found += [np.array(row, np.int64) for row in rows.values()]
-    return found

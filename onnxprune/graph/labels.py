@@ -116,8 +116,8 @@ class Ledger:
     rows: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     restated: list[np.ndarray] = field(default_factory=list)
     summed: list[np.ndarray] = field(default_factory=list)
-    grids: list[np.ndarray] = field(default_factory=list)
     kinds: list[tuple[np.ndarray, str]] = field(default_factory=list)
+    stays: set[int] = field(default_factory=lambda: {PINNED})
 
     def fresh(self, *shape: int) -> np.ndarray:
         """New labels, one for each element of `shape`."""
@@ -134,11 +134,15 @@ class Ledger:
     def pin(self, labels: np.ndarray, reason: str) -> None:
         """These labels stay."""
         self.pins.append((self.at, labels.ravel(), reason))
+        self.stays.update(labels.ravel().tolist())
+
+    def is_pinned(self, labels: np.ndarray) -> bool:
+        """Whether all of these were pinned already, by what is written down so far."""
+        return self.stays.issuperset(labels.ravel().tolist())
 
     def row(self, names: np.ndarray, members: np.ndarray) -> None:
         """`names[i]` goes exactly when every label of `members[i, :]` goes; what remains stays rectangular."""
         self.rows.append((names, members))
-        self.grids.append(members)
 
     def restate(self, labels: np.ndarray) -> None:
         """Deleting one of these changes the statistics of a normalisation, which are then over what is kept."""

@@ -9,7 +9,11 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnxprune.graph.rules.contraction import WEIGHED
+from onnxprune.graph.rules.elementwise import NARY, UNARY
+
+_NORMALISATIONS = [f"{kind}Normalization" for kind in ("Batch", "Group", "Instance", "Layer", "RMS")]
+#: What may stand between the stream and a branch.
+_IN_PLACE = frozenset([*UNARY, *NARY, *_NORMALISATIONS])
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +89,7 @@ def _stream(value: ir.Value) -> Iterator[ir.Value]:
 
 def _origin(value: ir.Value) -> ir.Value:
     """Back through normalisations and activations, which parallel branches may share."""
-    while (producer := value.producer()) is not None and producer.op_type not in WEIGHED:
+    while (producer := value.producer()) is not None and producer.op_type in _IN_PLACE:
         computed = [v for v in producer.inputs if v is not None and not v.is_initializer()]
         if len(computed) != 1:
             break

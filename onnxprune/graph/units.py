@@ -1,5 +1,6 @@
 """Units: the smallest legal deletions, what each is worth, and why anything else stays."""
 
+import copy
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from onnxprune.graph.model import Model, load
 from onnxprune.graph.trace import Trace, walk
 
 #: What a unit can be; of several that fit the first is said.
-KINDS = ("conv group", "head", "channel", "neuron", "embedding")
+KINDS = ("conv group", "key-value group", "head", "head dimension", "channel", "neuron", "embedding")
 #: What `Channels.blocks` are.
 BLOCK = "block"
 
@@ -24,9 +25,9 @@ BLOCK = "block"
 class Unit:
     """One smallest legal deletion.
 
-    `kind` is one of KINDS, or "block" for a whole residual branch, which has no channels; `size` the number of weights
-    it deletes; `exactness` is "exact" (the function of the zeroed network is kept) or "restated"; `where` names its
-    first weight.
+    `kind` is one of KINDS ("key-value group" are the heads that share keys and values), or "block" for a whole residual
+    branch, which has no channels; `size` the number of weights it deletes; `exactness` is "exact" (the function of the
+    zeroed network is kept) or "restated"; `where` names its first weight.
     """
 
     index: int
@@ -67,16 +68,21 @@ class Channels:
     @cached_property
     def _grids(self) -> list[grids.Grid]:
         facets = (f for found in self.trace.facets.values() for f in found)
-        return grids.collect(facets, self.trace.ledger.grids, self.channel)
+        return grids.collect(facets, (members for _, members in self.trace.ledger.rows), self.channel)
+
+    @cached_property
+    def _legality(self) -> grids.Legality:
+        links = [(self.channel[names], self.channel[members]) for names, members in self.trace.ledger.rows]
+        return grids.Legality(self._grids, links, self.axes, self.count)
 
     @cached_property
     def pin_reasons(self) -> dict[int, str]:
         """{channel that stays: why}."""
         reasons = dict(self._pinned_by_rules)
-        bundles, refused = self._bundles
         covered = {c for unit in self.units for c in unit.channels}
-        for name in (set(refused) | {int(c) for members in bundles for c in members}) - covered:
-            reasons.setdefault(name, refused.get(name, "nothing else is left in its row"))
+        for name, reason in self._bundles[1].items():
+            if name not in covered:
+                reasons.setdefault(name, reason)
         return reasons
 
     @cached_property
@@ -100,26 +106,43 @@ class Channels:
 
     @cached_property
     def units(self) -> tuple[Unit, ...]:
-        """The smallest legal deletions, in graph order; rows of grids (conv groups) last."""
-        pinned = np.zeros(self.count, bool)
-        pinned[list(self._pinned_by_rules)] = True
-        bundles, refused = self._bundles
-        loose = {int(c) for members in bundles for c in members} | set(refused)
-        names = {int(c) for labels, _ in self.trace.ledger.rows for c in self.channel[labels]}
-        plain = [np.array([c]) for c in range(self.count) if not pinned[c] and c not in loose and c not in names]
-        legal = plain + [b for b in bundles if not pinned[b].any() and not self._empties(b)]
-        legal.sort(key=lambda members: int(members.min()))
+        """The smallest legal deletions, in graph order; rows of grids (conv groups, heads) last."""
         restated = np.zeros(self.count, bool)
         for labels in self.trace.ledger.restated:
             restated[self.channel[labels]] = True
         found = []
-        for members in legal + self._row_units(pinned, set(refused)):
+        for members in self._legal():
             size = self._size(members)
             if size:
                 kind, where = self._describe(members)
                 exactness = "restated" if restated[members].any() else "exact"
-                found.append(Unit(len(found), kind, size, exactness, where, tuple(int(c) for c in members)))
+                found.append(Unit(len(found), kind, size, exactness, where, tuple(members.tolist())))
         return tuple(found)
+
+    def _legal(self) -> list[np.ndarray]:
+        """Sets of channels that may go: single ones, bundles, and then the rows that links name."""
+        pinned = np.zeros(self.count, bool)
+        pinned[list(self._pinned_by_rules)] = True
+        bundles, loose = self._bundles
+        apart = pinned.copy()
+        apart[list(loose)] = True
+        for names, _ in self.trace.ledger.rows:
+            apart[self.channel[names]] = True
+        found = {(c,): np.array([c]) for c in np.flatnonzero(~apart).tolist()}
+        for members in bundles:
+            self._add_legal(found, members, pinned)
+        ordered = sorted(found.values(), key=lambda members: int(members[0]))
+        for name, row in self._legality.links:
+            self._add_legal(found, np.append(row, name), pinned)
+        return ordered + list(found.values())[len(ordered) :]
+
+    def _add_legal(self, found: dict[tuple[int, ...], np.ndarray], members: np.ndarray, pinned: np.ndarray) -> None:
+        """Add the set with all that its links demand, unless that isn't legal."""
+        if not pinned[members].any():
+            closed = self._legality.close(members)
+            key = tuple(closed.tolist())
+            if key not in found and not pinned[closed].any() and self._legality.allows(closed):
+                found[key] = closed
 
     @cached_property
     def blocks(self) -> tuple[Unit, ...]:
@@ -142,31 +165,6 @@ class Channels:
         """The residual blocks among `units`."""
         chosen = {self._unit(unit).index for unit in units}
         return [block for unit, block in zip(self.blocks, self._residual, strict=True) if unit.index in chosen]
-
-    def _row_units(self, pinned: np.ndarray, refused: set[int]) -> list[np.ndarray]:
-        """Whole rows: a conv group with all its inputs and outputs."""
-        members: dict[int, set[int]] = defaultdict(set)
-        for labels, grid in self.trace.ledger.rows:
-            for name, row in zip(self.channel[labels], self.channel[grid], strict=True):
-                members[int(name)] |= {int(c) for c in row} | {int(name)}
-        merged = _merge_overlapping(members)
-        legal = []
-        deleted = np.zeros(self.count, bool)
-        for group in merged:
-            chosen = np.array(sorted(group))
-            if pinned[chosen].any() or refused & group:
-                continue
-            deleted[chosen] = True
-            regular = all(g.stays_regular(deleted) for g in self._grids)
-            deleted[chosen] = False
-            if regular and not self._empties(chosen):
-                legal.append(chosen)
-        return legal
-
-    def _empties(self, members: np.ndarray) -> bool:
-        deleted = np.zeros(self.count, bool)
-        deleted[members] = True
-        return self.emptied(deleted) is not None
 
     def emptied(self, deleted: np.ndarray) -> tuple[str, int] | None:
         """(tensor, axis) that the deletion would leave without elements."""
@@ -192,7 +190,7 @@ class Channels:
         return list(seen.values())
 
     def _describe(self, members: np.ndarray) -> tuple[str, str]:
-        kinds = {self._kinds.get(int(c)) for c in members} - {None}
+        kinds = {self._kinds.get(int(c)) for c in members}
         kind = next((k for k in KINDS if k in kinds), "channel")
         place = self._places.get(int(members[0])) or next(
             (self._places[int(c)] for c in members if int(c) in self._places), ""
@@ -204,9 +202,15 @@ class Channels:
         rank = {kind: place for place, kind in enumerate(KINDS)}
         found: dict[int, str] = {}
         for labels, kind in self.trace.ledger.kinds:
-            for name in np.unique(self.channel[labels]):
-                if rank[kind] < rank.get(found.get(int(name), ""), 9):
-                    found[int(name)] = kind
+            for name in np.unique(self.channel[labels]).tolist():
+                if rank[kind] < rank.get(found.get(name, ""), len(rank)):
+                    found[name] = kind
+        for names, members in self.trace.ledger.rows:
+            # Heads side by side that go together, since they read one head of keys and values.
+            named, rows = self.channel[names], self.channel[members]
+            repeats = (rows[1:] == rows[:-1]).all(axis=1)
+            if repeats.any() and not repeats.all() and found.get(int(named[0])) == "head":
+                found.update(dict.fromkeys(named[1:][repeats].tolist(), "key-value group"))
         return found
 
     @cached_property
@@ -315,12 +319,20 @@ class Channels:
             return self
         total = self.weigh(saliency)
         keys = (total,) if first is None else (total, ~first)
-        return Channels(self.trace, np.argsort(np.lexsort(keys), kind="stable"))
+        return self._ordered(np.argsort(np.lexsort(keys), kind="stable"))
+
+    def _ordered(self, order: np.ndarray) -> "Channels":
+        """The same channels with bundles in another order."""
+        other = copy.copy(self)
+        other._order = order
+        for name in ("_bundles", "units", "blocks", "pin_reasons", "has_bundles", "prunable", "pinned"):
+            other.__dict__.pop(name, None)
+        return other
 
     def covering(self, deleted: np.ndarray) -> tuple["Channels", tuple[int, ...]]:
         """Channels whose bundles take `deleted[channel]` members first, and its units that lie within `deleted`."""
         order = (~deleted).astype(np.int64)
-        channels = Channels(self.trace, order) if self.has_bundles else self
+        channels = self._ordered(order) if self.has_bundles else self
         return channels, tuple(u.index for u in channels.units if deleted[list(u.channels)].all())
 
     @cached_property
@@ -397,24 +409,3 @@ def _is_weight(value: ir.Value) -> bool:
 def _sum_to(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     axes = tuple(a for a, size in enumerate(shape) if size == 1 and array.shape[a] != 1)
     return array.sum(axis=axes, keepdims=True, dtype=np.float64) if axes else np.asarray(array, np.float64)
-
-
-def _merge_overlapping(members: Mapping[int, set[int]]) -> list[set[int]]:
-    """Rows that share a channel go together."""
-    owner: dict[int, int] = {}
-    parent = {name: name for name in members}
-
-    def find(name: int) -> int:
-        while parent[name] != name:
-            name = parent[name]
-        return name
-
-    for name, channels in members.items():
-        for c in channels:
-            if c in owner:
-                parent[find(name)] = find(owner[c])
-            owner[c] = name
-    merged: dict[int, set[int]] = defaultdict(set)
-    for name, channels in members.items():
-        merged[find(name)] |= channels
-    return [merged[name] for name in sorted(merged)]

@@ -35,23 +35,16 @@ def contract(op: Op, operands: Sequence[tuple[Tensor, str]], out: str) -> Facets
         if summed and op.node.op_type not in WEIGHED:
             op.ledger.sum(found)
         if summed and free:
-            found = _rows(op, found, free, summed)
+            op.ledger.kind(found, "head dimension")
+            found = op.rows(found, summed)
         elif summed:
             continue
+        elif len(free) > 1 and op.node.op_type not in ("Conv", "ConvTranspose"):
+            op.ledger.kind(found, "head dimension")
         laid = _rearrange(found, letters, out)
         if spans(laid) not in {spans(f) for f in result}:
             result.append(laid)
     return tuple(result)
-
-
-def _rows(op: Op, grid: Facet, free: Sequence[int], summed: Sequence[int]) -> Facet:
-    """New labels for the rows of a grid."""
-    shape = [size if axis in free else 1 for axis, size in enumerate(grid.shape)]
-    names = op.ledger.fresh(int(np.prod(shape)))
-    members = np.moveaxis(grid, free, range(len(free))).reshape(names.size, -1)
-    op.ledger.row(names, np.asarray(members))
-    op.ledger.kind(names, "head")
-    return facet(names.reshape(shape), 0.0 if ghost_of(grid) == 0.0 else None)
 
 
 def _lay_out(tensor: Tensor, axes: str, letters: Sequence[str]) -> Tensor:

@@ -35,7 +35,9 @@ def transpose(op: Op) -> Facets:
 @rule("", "Reshape", shape_inputs=(1,), reshapes=True)
 def reshape_like(op: Op) -> Facets:
     x, out = op.inputs[0], op.outputs[0]
-    return settle(op, [reshape(f, x.shape, out.shape) for f in x.facets])
+    moved = [(f, reshape(f, x.shape, out.shape)) for f in x.facets]
+    # Labels that stay anyway say nothing more when they are repeated along an axis that others speak about.
+    return settle(op, [new for old, new in moved if new.size <= old.size or not op.ledger.is_pinned(old)])
 
 
 @mend("", "Squeeze")

@@ -53,11 +53,12 @@ def reduce(op: Op) -> Facets | None:
         op.pin(x.facets, "reduces over axes that are computed")
         return None
     operator = op.node.op_type
-    added = [f for f in x.facets if operator in ADDS_ZERO and ghost_of(f) == 0.0 and set(spans(f)) <= set(axes)]
+    added = [f for f in x.facets if operator in ADDS_ZERO and ghost_of(f) == 0.0 and set(spans(f)) & set(axes)]
     for found in added:
         op.ledger.sum(found)
     rest = tuple(f for f in x.facets if not any(f is a for a in added))
     facets = op.collapse(rest, axes, "mixes the places of the axis")
+    facets += tuple(op.rows(f, axes) for f in added if not set(spans(f)) <= set(axes))
     facets = only_zero(facets) if operator in ZERO_TO_ZERO else unknown(facets)
     if op.attr("keepdims", 1):
         return facets

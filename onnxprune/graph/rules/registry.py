@@ -100,6 +100,15 @@ class Op:
                 self.pin([found], reason)
         return tuple(kept)
 
+    def rows(self, grid: Facet, summed: Sequence[int]) -> Facet:
+        """New labels for the rows that are left of a grid when the axes `summed` are added up."""
+        free = [axis for axis in spans(grid) if axis not in summed]
+        names = self.ledger.fresh(*[size if axis in free else 1 for axis, size in enumerate(grid.shape)])
+        members = np.moveaxis(grid, free, range(len(free))).reshape(names.size, -1)
+        self.ledger.row(names.ravel(), np.asarray(members))
+        self.ledger.kind(names, "head")
+        return facet(names, 0.0 if ghost_of(grid) == 0.0 else None)
+
     def meet(self, operands: Sequence[Tensor], ghost: Combine | None = None) -> Facets:
         """Tie operands elementwise; they are aligned to one rank, and only a true size 1 broadcasts.
 
@@ -134,8 +143,11 @@ class Op:
             a, of_a, b, of_b = b, of_b, a, of_a
         coarse, fine = spans(a), spans(b)
         rest = [x for x in fine if x not in coarse]
-        if rest and fine[: len(coarse)] == coarse and all(of_a.shape[x] == 1 for x in rest):
-            self.ledger.row(a.ravel(), b.reshape(a.size, -1))
+        if rest and set(coarse) < set(fine) and all(of_a.shape[x] == 1 for x in rest):
+            members = np.moveaxis(
+                b.reshape([b.shape[x] for x in fine]), [fine.index(x) for x in coarse], range(len(coarse))
+            )
+            self.ledger.row(a.ravel(), members.reshape(a.size, -1))
             return a
         self.tie(a, b)
         return None

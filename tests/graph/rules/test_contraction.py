@@ -49,8 +49,8 @@ CASES = [
     # queries, keys and values share one tensor [.., 3, heads, places], so they lose as many places
     tokens("attention from one matrix", f"f = MatMul(x, wf) r = Reshape(f, s5) t = Transpose<perm=[2,0,3,1,4]>(r) q1, k1, v1 = Split<axis=0, num_outputs=3>(t) q = Squeeze(q1, z) k = Squeeze(k1, z) v = Squeeze(v1, z) kt = Transpose<perm=[0,1,3,2]>(k) s = MatMul(q, kt) p = Softmax<axis=-1>(s) o = MatMul(p, v) {JOIN}", 2 + 4, weights={"wf": (6, 24)}, constants={"s5": np.array([0, 5, 3, 2, 4]), "z": np.array([0])}),
     tokens("attention with a scale for each head", f"{QKV} {HEADS} s = MatMul(q, kt) m = Mul(s, perhead) p = Softmax<axis=-1>(m) o = MatMul(p, v) {JOIN}", 2 + 4 + 4, weights={"perhead": (2, 1, 1)}),
-    # a scale that the heads share ties their places: whole heads can't go then, nor can a choice in each be made
-    tokens("attention with a scale shared by the heads", f"{QKV} {HEADS} q2 = Mul(q, shared) s = MatMul(q2, kt) p = Softmax<axis=-1>(s) o = MatMul(p, v) {JOIN}", 4 + 4, weights={"shared": (4,)}),
+    # a scale that the heads share: their places go together; whole heads are free
+    tokens("attention with a scale shared by the heads", f"{QKV} {HEADS} q2 = Mul(q, shared) s = MatMul(q2, kt) p = Softmax<axis=-1>(s) o = MatMul(p, v) {JOIN}", 2 + 4 + 4, weights={"shared": (4,)}),
     # where both hold 0.5 when deleted, 0.25 is missing from the sum
     Case("matmul behind sigmoids pins", "a = MatMul(x, w0) b = Sigmoid(a) v = Sigmoid(w9) y = MatMul(b, v)", 0, {"w0": (6, 8), "w9": (8, 5)}, ROWS, outputs="float[a,b] y"),
     Case("grouped conv behind sigmoids pins", "a = Conv(x, w0) b = Sigmoid(a) v = Sigmoid(w9) y = Conv<group=2>(b, v)", 0, {"w0": (8, 3, 1, 1), "w9": (6, 4, 1, 1)}),

@@ -2,6 +2,7 @@
 
 from onnxprune.graph.rules import RULES
 from tests.graph.rules import (
+    test_attention,
     test_contraction,
     test_creation,
     test_elementwise,
@@ -13,6 +14,7 @@ from tests.graph.rules import (
 )
 
 TABLES = (
+    test_attention,
     test_contraction,
     test_creation,
     test_elementwise,
