@@ -35,8 +35,8 @@ class Opened:
     model: Model
     nodes: dict[int, tuple[gs.Node, dict, onnx.NodeProto]]
     initializers: dict[str, onnx.TensorProto]
-    #: New sizes of tensors that shrank: {name: {axis: size}}.
-    resized: dict[str, dict[int, int]] = field(default_factory=dict)
+    #: New sizes of tensors that shrank: {name: {axis: size, None where it depends on the graph's inputs}}.
+    resized: dict[str, dict[int, int | None]] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
@@ -198,7 +198,10 @@ def _value_info(opened: Opened, info: onnx.ValueInfoProto) -> onnx.ValueInfoProt
     proto.CopyFrom(info)
     for axis, size in sizes.items():
         if axis < len(proto.type.tensor_type.shape.dim):
-            proto.type.tensor_type.shape.dim[axis].dim_value = size
+            dim = proto.type.tensor_type.shape.dim[axis]
+            dim.Clear()
+            if size is not None:
+                dim.dim_value = size
     return proto
 
 

@@ -20,17 +20,19 @@ PRIMES = tuple(p for p in range(7, 600) if all(p % d for d in range(2, p)))
 SCALES = (1, 2, 4, 8, 16, 32, 64)
 #: Operators defined by a function, whose own inference fails in strict mode.
 KEEPS_SHAPE = frozenset(("GroupNormalization",))
-#: Operators whose result may be of any length, as far as inference knows.
-UNKNOWN = frozenset(("Compress", "NonMaxSuppression", "NonZero", "Unique"))
 #: Initializers above this many elements are left out when shapes are inferred: only their shape matters.
 _SMALL = 1024
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """Shape of every value under one probe: {value: sizes}. Values whose shape can't be found are absent."""
+    """Shape of every value under one probe: {value: sizes}. Values whose shape can't be found are absent.
+
+    `sizes` is what the probe took for each symbolic size.
+    """
 
     shape_of: Mapping[ir.Value, tuple[int, ...]]
+    sizes: Mapping[str, int]
 
 
 def symbols(model: ir.Model) -> list[str]:
@@ -84,14 +86,14 @@ def infer(model: ir.Model, sizes: Mapping[str, int], *, strict: bool = True) -> 
     while True:
         shape_of = _inferred(model, proto, sizes, strict)
         if all(out in shape_of for node in model.graph for out in node.outputs):
-            return Shapes(shape_of)
+            return Shapes(shape_of, sizes)
         values = {
             value.name: array
             for value, array in evaluate(model, shape_of).items()
             if value.producer() is not None and array.dtype.kind in "iu"
         }
         if len(values) <= told:
-            return Shapes(shape_of)
+            return Shapes(shape_of, sizes)
         told = len(values)
         _tell(proto.graph, values)
 
@@ -207,7 +209,7 @@ def _skeleton(model: ir.Model, sizes: Mapping[str, int]) -> onnx.ModelProto:
             proto = onnx.helper.make_node("Identity", proto.input[:1], proto.output[:1])
         graph.node.append(proto)
     for node in model.graph:
-        if node.domain or node.op_type in UNKNOWN:  # what the file says of operators that inference doesn't know
+        if node.domain:  # what the file says of operators that inference doesn't know
             graph.value_info.extend(
                 _value_info(out, _substitute(out, sizes), out.dtype) for out in node.outputs if out.shape is not None
             )

@@ -9,7 +9,6 @@ from onnxprune.graph.rules import (
     normalization,
     reduction,
     sampling,
-    slicing,
 )
 from onnxprune.graph.rules.registry import MENDS, RULES, SHAPE_INPUTS, Change, Mended, Op, Tensor, mend, rule
 
@@ -31,5 +30,4 @@ __all__ = [
     "reduction",
     "rule",
     "sampling",
-    "slicing",
 ]

@@ -11,7 +11,6 @@ from tests.graph.rules import (
     test_normalization,
     test_reduction,
     test_sampling,
-    test_slicing,
 )
 
 TABLES = (
@@ -24,7 +23,6 @@ TABLES = (
     test_normalization,
     test_reduction,
     test_sampling,
-    test_slicing,
 )
 CASES = [case for table in TABLES for case in table.CASES]
 

@@ -1,0 +1,92 @@
+"""Deletion: flags flow from the initializers, initializers are cut, and what mentions a size is written anew."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import onnx_ir as ir
+
+from onnxprune.deploy.bridge import close_graph, merge_copies, open_graph, quiet
+from onnxprune.deploy.cutting import computing, moving  # noqa: F401  importing them registers their operators
+from onnxprune.deploy.cutting.flags import compact, cut
+from onnxprune.deploy.cutting.tensors import MENDS, Tensors
+from onnxprune.errors import InputError, ModelError
+from onnxprune.graph import shapes
+from onnxprune.graph.model import Model
+from onnxprune.graph.units import Channels, Unit
+
+
+def remove(model: Model, channels: Channels, units: Iterable[Unit | int]) -> Model:
+    """Return `model` without `units`: the same function as `graph.remove.remove` gives, found in another way.
+
+    Raises EmptyAxisError where nothing would be left of an axis, InputError for channels of another model, ModelError
+    for a graph that onnx-graphsurgeon can't take and for operators through which it can't be followed what goes.
+    """
+    if channels.model is not model:
+        raise InputError("These channels were traced from another model. Trace the model you are changing.")
+    units = list(units)
+    sums = {block.add.name: 1 - block.operand for block in channels.dropped(units)}
+    return delete(model, channels.keep_masks(units), sums)
+
+
+def delete(model: Model, keep_masks: Mapping[str, np.ndarray], sums: Mapping[str, int]) -> Model:
+    """Return `model` without the elements of initializers for which a mask is False, and what follows from them.
+
+    `sums` names nodes of which a single operand is left: {Add: operand}.
+    """
+    probes = [shapes.probe(model.ir, number) for number in (0, 1)]
+    values = [shapes.evaluate(model.ir, found.shape_of) for found in probes]
+    goes = {name: compact(~keep) for name, keep in keep_masks.items()}
+    opened = open_graph(model, defaults_vary=False)
+    graph = opened.graph
+    with quiet():
+        tensors = Tensors(graph, goes, *(_by_name(found.shape_of) for found in probes), tuple(map(_by_name, values)))
+        for node in graph.nodes:
+            tensors.flow(node)
+        for node in list(graph.nodes):
+            if node.op in MENDS and tensors.is_touched(node):
+                MENDS[node.op](node, tensors)
+        for name, tensor in graph.tensors().items():
+            if isinstance(tensor, gs.Constant) and name in goes:
+                tensor.values = cut(tensor.values, goes[name])
+        for node in list(graph.nodes):
+            if node.name in sums:
+                _skip(graph, node, sums[node.name])
+        opened.resized = {
+            name: {a: None if tensors.is_symbolic(name, a) else size for a, size in tensors.changes(name).items()}
+            for name in goes
+        }
+        merge_copies(opened)
+        graph.cleanup(recurse_subgraphs=False).toposort(recurse_subgraphs=False)
+    result = close_graph(opened)
+    for number, found in enumerate(probes):
+        _check(result, _by_name(shapes.infer(result.ir, found.sizes, strict=False).shape_of), tensors, number)
+    return result
+
+
+def _skip(graph: gs.Graph, node: gs.Node, kept: int) -> None:
+    """Of a sum only the operand `kept` is left, for what reads the sum; a graph output keeps its name."""
+    out, value = node.outputs[0], node.inputs[kept]
+    for reader in list(out.outputs):
+        reader.inputs = [value if tensor is out else tensor for tensor in reader.inputs]
+    node.outputs = []
+    if any(out is output for output in graph.outputs):
+        graph.nodes.append(gs.Node("Identity", node.name, inputs=[value], outputs=[out]))
+
+
+def _by_name(found: Mapping[ir.Value, Any]) -> dict[str, Any]:
+    return {value.name: what for value, what in found.items()}
+
+
+def _check(model: Model, found: Mapping[str, tuple[int, ...]], tensors: Tensors, number: int) -> None:
+    """What is left must have the sizes that were meant: under symbolic sizes, where they are computed, too."""
+    for node in model.ir.graph:
+        for value in node.outputs:
+            if value.name in tensors.shapes and value.name in tensors.others:
+                expected, sizes = tensors.left_under_both(value.name)[number], found.get(value.name)
+                if sizes != expected:
+                    raise ModelError(
+                        f"'{value.name}' of {node.op_type} '{node.name}' came out as {sizes} instead of {expected}. "
+                        "Remove these units with the backend onnx-ir."
+                    )
