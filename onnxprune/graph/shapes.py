@@ -15,7 +15,9 @@ from onnx.shape_inference import InferenceError
 from onnxprune.graph.fold import MAX_SHAPE_ELEMENTS, SHAPE_OPERATORS, evaluate_node
 
 #: Sizes for symbolic dimensions; those that divide a fixed size of the model are passed over.
-PRIMES = tuple(p for p in range(7, 600) if all(p % d for d in range(2, p)))
+PRIMES = tuple(p for p in range(7, 1000) if all(p % d for d in range(2, p)))
+#: The second probe's are far from the first one's: sizes behind strides and windows mustn't come out equal.
+SECOND_FROM = 211
 #: Networks that halve an image several times and join the halves need sizes divisible by a power of two.
 SCALES = (1, 2, 4, 8, 16, 32, 64)
 #: Operators defined by a function, whose own inference fails in strict mode.
@@ -52,7 +54,7 @@ def probe(model: ir.Model, number: int = 0) -> Shapes:
     can't be found are left out.
     """
     names = symbols(model)
-    primes = _primes(model, 2 * len(names))[number::2]
+    primes = _primes(model, len(names), SECOND_FROM if number else PRIMES[0])
     first: dict[str, int] = {}
     for scale in SCALES if names else SCALES[:1]:
         sizes = {name: primes[i] * (scale if i or len(names) == 1 else 1) for i, name in enumerate(names)}
@@ -64,16 +66,17 @@ def probe(model: ir.Model, number: int = 0) -> Shapes:
     return infer(model, first, strict=False)
 
 
-def _primes(model: ir.Model, count: int) -> list[int]:
-    """The first primes that divide no fixed size and no small constant of the model, so that nothing fits by chance."""
+def _primes(model: ir.Model, count: int, least: int) -> list[int]:
+    """The first primes from `least` that divide no fixed size and no small constant: nothing fits by chance."""
     fixed: set[int] = set()
     for value in [*model.graph.inputs, *model.graph.initializers.values()]:
         fixed |= {d for d in value.shape or () if isinstance(d, int)}
         tensor = value.const_value
         if tensor is not None and tensor.dtype in (ir.DataType.INT64, ir.DataType.INT32) and tensor.size <= 16:
             fixed |= {abs(int(v)) for v in tensor.numpy().ravel()}
-    found = [p for p in PRIMES if not any(size and size % p == 0 for size in fixed)]
-    return (found + list(PRIMES))[:count]
+    primes = [p for p in PRIMES if p >= least]
+    found = [p for p in primes if not any(size and size % p == 0 for size in fixed)]
+    return (found + primes)[:count]
 
 
 def infer(model: ir.Model, sizes: Mapping[str, int], *, strict: bool = True) -> Shapes:

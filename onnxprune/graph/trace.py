@@ -25,9 +25,12 @@ class Trace:
     ledger: Ledger
 
     def is_dynamic(self, value: ir.Value, axis: int) -> bool:
-        """Whether the size of `value` along `axis` depends on a symbolic size."""
+        """Whether the size of `value` along `axis` is symbolic: it differs between two probes, or the file says so."""
         other = self.other_shape_of.get(value)
-        return other is None or other[axis] != self.shape_of[value][axis]
+        if other is None or other[axis] != self.shape_of[value][axis]:
+            return True
+        dim = None if value.shape is None else value.shape[axis]
+        return isinstance(dim, ir.SymbolicDim) and dim.value is not None
 
 
 def walk(model: Model) -> Trace:
