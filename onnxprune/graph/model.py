@@ -27,6 +27,7 @@ from onnx_ir.passes.common import (
 
 from onnxprune.errors import ModelError, OutputError
 from onnxprune.graph.fold import fold_shape_arithmetic
+from onnxprune.graph.views import restore_reshapes
 
 logging.getLogger("onnx_ir").setLevel(logging.ERROR)
 
@@ -101,6 +102,7 @@ def normalise(model: ir.Model, name: str = "model", *, where: str = "the model",
     _use_one_name_for_onnx(model)
     _name_everything(model.graph)
     fold_shape_arithmetic(model)
+    restore_reshapes(model)
     RemoveUnusedNodesPass()(model)
     return Model(model, name, _unshare(model.graph) if unshare else {})
 

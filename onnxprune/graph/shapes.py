@@ -137,8 +137,10 @@ def _inferred(
     return shape_of
 
 
-def evaluate(model: ir.Model, shape_of: Mapping[ir.Value, tuple[int, ...]]) -> dict[ir.Value, np.ndarray]:
-    """Values of small constants and of all shape arithmetic, given concrete shapes."""
+def evaluate(
+    model: ir.Model, shape_of: Mapping[ir.Value, tuple[int, ...]], limit: int = MAX_SHAPE_ELEMENTS
+) -> dict[ir.Value, np.ndarray]:
+    """Values of small constants and of all shape arithmetic, given concrete shapes; none above `limit` elements."""
     values: dict[ir.Value, np.ndarray] = {}
     for value in model.graph.initializers.values():
         tensor = value.const_value
@@ -150,7 +152,7 @@ def evaluate(model: ir.Model, shape_of: Mapping[ir.Value, tuple[int, ...]]) -> d
         if node.domain or node.op_type not in SHAPE_OPERATORS:
             continue
         for out, array in zip(node.outputs, _evaluate(node, values, shape_of), strict=False):
-            if array.size <= MAX_SHAPE_ELEMENTS and (array.dtype.kind in "iub" or array.size == 1):
+            if array.size <= limit and (array.dtype.kind in "iub" or array.size == 1):
                 values[out] = array
     return values
 
