@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -13,6 +14,8 @@ from rich.text import Text
 
 #: Output that goes into a file or a pipe has no width of its own; tables get this one.
 FILE_WIDTH = 160
+#: Pins that `inspect` prints.
+SHOWN_PINS = 12
 VERDICT_STYLES = {
     "passed": "green",
     "faster": "green",
@@ -112,20 +115,61 @@ def print_run(run: Any) -> None:
 def print_inspection(found: Any) -> None:
     """An Inspection: what the model is, which units it has, what pins the rest."""
     cost = found.cost
-    print_lines(
-        f"{found.file}: {cost.params:,} parameters, {cost.macs:,} MACs a sample, {cost.size_bytes:,} bytes, "
-        f"{cost.nodes:,} nodes, opset {', '.join(str(version) for version in found.opset.values())}",
-        *(f"  input  {name} {kind}" for name, kind in found.inputs.items()),
-        *(f"  output {name} {kind}" for name, kind in found.outputs.items()),
-        f"  {found.prunable:.1%} of the weights belong to units that can be deleted",
-    )
-    if found.kinds:
-        rows = [(k.kind, k.exactness, f"{k.units:,}", f"{k.weights / k.units:,.1f}") for k in found.kinds]
-        print_table("Units", ("kind", "deleting is", "number", "weights of each (mean)"), rows)
-    if found.pinned:
-        print_table("Pinned", ("why", "weights"), [(why, f"{weights:,}") for why, weights in found.pinned.items()])
+    facts = [
+        ("parameters", f"{cost.params:,}"),
+        ("MACs", f"{cost.macs:,} a sample"),
+        ("bytes", f"{cost.size_bytes:,}"),
+        ("nodes", f"{cost.nodes:,}, opset {', '.join(_opset(*pair) for pair in found.opset.items())}"),
+        *((f"input {name}", kind) for name, kind in found.inputs.items()),
+        *((f"output {name}", kind) for name, kind in found.outputs.items()),
+    ]
+    width = min(max(len(name) for name, _ in facts), 30)
+    stuck = sum(pin.weights for pin in found.pins)
+    print_lines(found.file, *(f"  {name:{width}}  {value}" for name, value in facts), "")
+    share = ">99.9%" if 0.9995 <= found.prunable < 1 else f"{found.prunable:.1%}"
+    print_lines(f"{share} of the weights can go: {found.weights - stuck:,} of {found.weights:,}", "")
+    _print_units(found.kinds)
+    _print_pins(found.pins)
+    if found.drawing is not None:
+        print_lines(f"drawn in {found.drawing}")
     if found.explanation is not None:
-        print_lines(*found.explanation.splitlines())
+        print_lines(*str(found.explanation).splitlines())
+
+
+def _opset(domain: str, version: int) -> str:
+    return f"{version} of {domain}" if domain else str(version)
+
+
+def _print_units(kinds: Sequence[Any]) -> None:
+    rows = []
+    for kind in kinds:
+        sizes = f"{kind.smallest:,}" if kind.smallest == kind.largest else f"{kind.smallest:,} – {kind.largest:,}"
+        rows.append((kind.kind, f"{kind.units:,}", kind.exactness, sizes, kind.example))
+    if rows:
+        _print_plain("Units: what can be deleted", ("kind", "number", "result", "weights of each", "the first"), rows)
+
+
+def _print_pins(pins: Sequence[Any]) -> None:
+    holding = [pin for pin in pins if pin.weights]
+    idle = sum(len(pin.axes) for pin in pins) - sum(len(pin.axes) for pin in holding)
+    if holding:
+        rows = [(f"{p.weights:,}", f"{len(p.axes):,}", p.cause.by, p.cause.why) for p in holding[:SHOWN_PINS]]
+        _print_plain("Pinned: weights that no unit can delete", ("weights", "axes", "by", "which"), rows)
+    if rest := holding[SHOWN_PINS:]:
+        print_lines(f"and {len(rest)} more pins of {sum(pin.weights for pin in rest):,} weights; --json lists all", "")
+    if idle:
+        print_lines(f"{idle:,} more axes stay whose weights can go along others, as in kernels.", "")
+
+
+def _print_plain(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table without bars, which fits a narrow terminal; numbers to the right."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        numbers = all(row[index][:1] in "0123456789" for row in rows)
+        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    _console().print(table)
 
 
 def print_shrunk(done: Any) -> None:

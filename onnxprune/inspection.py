@@ -3,31 +3,37 @@
 import os
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from onnxprune.graph.cuts import cuts
+from onnxprune.graph.explain import Explanation, weights
 from onnxprune.graph.model import Model, load
-from onnxprune.graph.units import Channels, trace
+from onnxprune.graph.pins import Pin, pins
+from onnxprune.graph.units import Channels, Unit, trace
 from onnxprune.prune.cost import Cost, count
 
 
 @dataclass(frozen=True)
 class UnitKind:
-    """All units of one kind: how many there are, and the weights that each would delete, added up."""
+    """All units of one kind: how many there are, the weights that each would delete, and the first one's place."""
 
     kind: str
     exactness: str
     units: int
     weights: int
+    smallest: int
+    largest: int
+    example: str
 
 
 @dataclass(frozen=True)
 class Inspection:
     """A model's cost and structure.
 
-    `inputs` and `outputs` are {name: "type[shape]"}; `prunable` is the fraction of the weights that some unit can
-    delete, `pinned` the others: {reason: number of weights}, most first.
+    `inputs` and `outputs` are {name: "type[shape]"}; `weights` counts those of labelled tensors, `prunable` is the
+    fraction of them that some unit can delete; `pins` says what holds the others, most first.
     """
 
     file: str
@@ -35,14 +41,26 @@ class Inspection:
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
     cost: Cost
+    weights: int
     prunable: float
     kinds: tuple[UnitKind, ...]
-    pinned: Mapping[str, int]
-    explanation: str | None = None
+    pins: tuple[Pin, ...]
+    explanation: Explanation | None = None
+    drawing: str | None = None
+    channels: Channels | None = field(default=None, repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """The inspection as plain JSON types."""
-        return asdict(self)
+        """The inspection as plain JSON types, with every unit and what it cuts, and every pinned axis."""
+        plain = {name: getattr(self, name) for name in ("file", "opset", "inputs", "outputs")}
+        plain |= {"cost": self.cost.as_dict(), "weights": self.weights, "prunable": self.prunable}
+        plain["kinds"] = [asdict(kind) for kind in self.kinds]
+        plain["pinned"] = [
+            {**asdict(pin.cause), "weights": pin.weights, "axes": [asdict(axis) for axis in pin.axes]}
+            for pin in self.pins
+        ]
+        plain["units"] = _units(self.channels) if self.channels else []
+        plain["explanation"] = None if self.explanation is None else _explained(self.explanation)
+        return plain
 
 
 def inspect_model(path: str | os.PathLike, explain: str | None = None) -> Inspection:
@@ -58,10 +76,12 @@ def inspect_model(path: str | os.PathLike, explain: str | None = None) -> Inspec
         inputs=_ends(model, "inputs"),
         outputs=_ends(model, "outputs"),
         cost=count(model),
+        weights=weights(channels),
         prunable=channels.prunable,
-        kinds=_kinds(channels),
-        pinned=dict(sorted(channels.pinned.items(), key=lambda item: -item[1])),
-        explanation=None if explain is None else str(channels.explain(explain)),
+        kinds=_kinds([*channels.units, *channels.blocks]),
+        pins=pins(channels),
+        explanation=None if explain is None else channels.explain(explain),
+        channels=channels,
     )
 
 
@@ -74,8 +94,31 @@ def _ends(model: Model, side: str) -> dict[str, str]:
     return ends
 
 
-def _kinds(channels: Channels) -> tuple[UnitKind, ...]:
-    sizes: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for unit in channels.units:
-        sizes[unit.kind, unit.exactness].append(unit.size)
-    return tuple(UnitKind(kind, exactness, len(all_of), sum(all_of)) for (kind, exactness), all_of in sizes.items())
+def _kinds(units: list[Unit]) -> tuple[UnitKind, ...]:
+    alike: dict[tuple[str, str], list[Unit]] = defaultdict(list)
+    for unit in units:
+        alike[unit.kind, unit.exactness].append(unit)
+    found = []
+    for (kind, exactness), these in alike.items():
+        sizes = [unit.size for unit in these]
+        found.append(UnitKind(kind, exactness, len(sizes), sum(sizes), min(sizes), max(sizes), these[0].where))
+    return tuple(found)
+
+
+def _units(channels: Channels) -> list[dict[str, Any]]:
+    """By hand: there are tens of thousands of cuts, and `asdict` takes its time for each."""
+    return [
+        {
+            "index": unit.index,
+            "kind": unit.kind,
+            "size": unit.size,
+            "exactness": unit.exactness,
+            "where": unit.where,
+            "cuts": [{"tensor": cut.tensor, "axes": cut.axes, "places": cut.places} for cut in taken],
+        }
+        for unit, taken in zip([*channels.units, *channels.blocks], cuts(channels), strict=True)
+    ]
+
+
+def _explained(found: Explanation) -> dict[str, Any]:
+    return {**asdict(found), "text": str(found)}

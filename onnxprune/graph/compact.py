@@ -10,6 +10,12 @@ def kept_along(mask: np.ndarray, axis: int, size: int) -> np.ndarray:
     return mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis))
 
 
+def kept_in_a_row(mask: np.ndarray, axis: int, size: int) -> np.ndarray:
+    """Which places along `axis` the first surviving row keeps: bool [size]. A row is a choice of the axes before it."""
+    rows = mask.any(axis=tuple(range(axis + 1, mask.ndim))).reshape(-1, mask.shape[axis])
+    return kept_along(rows[rows.any(axis=1)][:1], 1, size)
+
+
 def shape_after(mask: np.ndarray, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that remains. `mask` broadcasts to `shape`; raises ValueError where no box remains."""
     axes = [a for a, size in enumerate(mask.shape) if size > 1]

@@ -76,9 +76,14 @@ class Explanation:
 
 def prunable(channels: "Channels") -> float:
     """Fraction of the weights that some unit can delete."""
-    initializers = channels.model.ir.graph.initializers
-    total = sum(int(np.prod(channels.trace.shape_of[initializers[name]])) for name, _ in channels.parameters())
+    total = weights(channels)
     return 1 - sum(channels.pinned.values()) / total if total else 0.0
+
+
+def weights(channels: "Channels") -> int:
+    """Number of weights that units and pins speak about; copies that un-sharing made count once."""
+    initializers = channels.model.ir.graph.initializers
+    return sum(int(np.prod(channels.trace.shape_of[initializers[name]])) for name, _ in channels.parameters())
 
 
 def pinned(channels: "Channels") -> dict[str, int]:
@@ -119,11 +124,11 @@ def _find(channels: "Channels", name: str) -> ir.Value:
     found = {v.name: v for v in [*channels.model.ir.graph.inputs, *channels.trace.facets] if v.name}
     if name in found:
         return found[name]
-    weights = [n for n, _ in channels.parameters()]
-    near = difflib.get_close_matches(name, weights, 3, 0.5) or difflib.get_close_matches(name, list(found), 3, 0.5)
-    near = near or [n for n in weights if name and name.lower() in n.lower()][:3]
-    hint = f"Is it {_either(near)}?" if near else f"Weights have names such as {_either(weights[:3])}."
-    raise InputError(f"There is no tensor '{name}' in this model. {hint}")
+    named = [n for n, _ in channels.parameters()]
+    near = difflib.get_close_matches(name, named, 3, 0.5) or difflib.get_close_matches(name, list(found), 3, 0.5)
+    near = near or [n for n in named if name and name.lower() in n.lower()][:3]
+    hint = f"Is it {_either(near)}?" if near else f"Weights have names such as {_either(named[:3])}." if named else ""
+    raise InputError(f"There is no tensor '{name}' in this model. {hint}".strip())
 
 
 def _either(names: list[str]) -> str:

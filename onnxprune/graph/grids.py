@@ -163,7 +163,7 @@ def _bundle(grids: Sequence[Grid], order: np.ndarray, depth: int) -> tuple[list[
             ranked = [sorted(cells[key], key=lambda c: (order[c], c)) for key in keys]
             columns = [np.array(column, np.int64) for column in zip(*ranked, strict=True)]
         if len(columns) <= 1 and depth:
-            columns = _bundles_of_rows(grids, cells, keys, order, depth)
+            columns = columns + _bundles_of_rows(grids, cells, keys, order, depth)
         bundles += columns
     return bundles, loose
 

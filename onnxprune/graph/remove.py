@@ -10,7 +10,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from onnxprune.errors import InputError
 from onnxprune.graph import shapes
-from onnxprune.graph.compact import kept_along, shape_after, take
+from onnxprune.graph.compact import kept_in_a_row, shape_after, take
 from onnxprune.graph.model import Model, free_name
 from onnxprune.graph.rules import MENDS, Change, Mended
 from onnxprune.graph.units import Channels, Unit
@@ -120,10 +120,11 @@ def _mend(model: Model, channels: Channels, copy: ir.Model, twin, masks, after) 
             outputs_before=[trace.shape_of[v] for v in node.outputs],
             outputs_after=[after[v] for v in node.outputs],
             kept=lambda v, axis: (
-                kept_along(masks[v], axis, trace.shape_of[v][axis])
+                kept_in_a_row(masks[v], axis, trace.shape_of[v][axis])
                 if v in masks
                 else np.ones(trace.shape_of[v][axis], bool)
             ),
+            mask=lambda v: masks[v] if v in masks else np.ones((1,) * len(trace.shape_of[v]), bool),
             value=lambda i, other=other: _value(other, i, values),
             dynamic=trace.is_dynamic,
         )
@@ -147,6 +148,8 @@ def _apply(graph: ir.Graph, node: ir.Node, mended: Mended) -> None:
             node.attributes[name] = ir.AttrFloat32(name, value)
         else:
             node.attributes[name] = ir.AttrInt64s(name, list(value))
+    for axis, places in mended.picked.items():
+        _pick(graph, node, axis, places)
     for index, factor in mended.multiply.items():
         _multiply(graph, node, index, factor)
     if mended.scale != 1.0:
@@ -161,6 +164,17 @@ def _apply(graph: ir.Graph, node: ir.Node, mended: Mended) -> None:
             continue
         dtype = np.int64 if old is None or old.dtype is None else old.dtype.numpy()
         node.replace_input_with(index, _constant(graph, f"{node.name}.input{index}", np.asarray(array, dtype)))
+
+
+def _pick(graph: ir.Graph, node: ir.Node, axis: int, places: np.ndarray) -> None:
+    """Let the node read no more than these places of its first input."""
+    source = node.inputs[0]
+    name = free_name(f"{node.name}.picked", graph)
+    operands = [source, _constant(graph, f"{node.name}.places", np.asarray(places, np.int64))]
+    gather = ir.Node("", "Gather", operands, [ir.AttrInt64("axis", axis)], name=name)
+    gather.outputs[0].name, gather.outputs[0].type = name, source.type
+    graph.insert_before(node, gather)
+    node.replace_input_with(0, gather.outputs[0])
 
 
 def _write_places(graph: ir.Graph, node: ir.Node, index: int, changes: Mapping[int, int | Fraction]) -> None:

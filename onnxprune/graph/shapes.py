@@ -22,6 +22,8 @@ SECOND_FROM = 211
 SCALES = (1, 2, 4, 8, 16, 32, 64)
 #: Operators defined by a function, whose own inference fails in strict mode.
 KEEPS_SHAPE = frozenset(("GroupNormalization",))
+#: Operators whose result may be of any length, as far as inference knows.
+UNKNOWN = frozenset(("Compress", "NonMaxSuppression", "NonZero", "Unique"))
 #: Initializers above this many elements are left out when shapes are inferred: only their shape matters.
 _SMALL = 1024
 
@@ -214,7 +216,7 @@ def _skeleton(model: ir.Model, sizes: Mapping[str, int]) -> onnx.ModelProto:
             proto = onnx.helper.make_node("Identity", proto.input[:1], proto.output[:1])
         graph.node.append(proto)
     for node in model.graph:
-        if node.domain:  # what the file says of operators that inference doesn't know
+        if node.domain or node.op_type in UNKNOWN:  # what the file says of operators that inference doesn't know
             graph.value_info.extend(
                 _value_info(out, _substitute(out, sizes), out.dtype) for out in node.outputs if out.shape is not None
             )

@@ -31,13 +31,14 @@ def parse(
     outputs: str = "float[ya,yb,yc,yd] y",
     opset: int = 20,
     seed: int = 0,
+    infos: str = "",
 ) -> onnx.ModelProto:
     """A model from ONNX text: `body` is the nodes, `weights` gives shapes that are filled at random.
 
-    Names that end in "var" are positive.
+    Names that end in "var" are positive. `infos` are types and shapes that the file gives of values inside.
     """
     listed = ", ".join(f"float[{shape}] {name}" for name, shape in inputs.items())
-    text = f'<ir_version: 8, opset_import: ["" : {opset}]> g ({listed}) => ({outputs}) {{ {body} }}'
+    text = f'<ir_version: 8, opset_import: ["" : {opset}]> g ({listed}) => ({outputs}) <{infos}> {{ {body} }}'
     model = onnx.parser.parse_model(text)
     rng = np.random.default_rng(seed)
     for name, shape in (weights or {}).items():

@@ -9,6 +9,7 @@ from onnxprune.graph.rules import (
     normalization,
     reduction,
     sampling,
+    slicing,
 )
 from onnxprune.graph.rules.registry import MENDS, RULES, SHAPE_INPUTS, Change, Mended, Op, Tensor, mend, rule
 
@@ -30,4 +31,5 @@ __all__ = [
     "reduction",
     "rule",
     "sampling",
+    "slicing",
 ]

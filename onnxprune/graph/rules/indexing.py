@@ -1,135 +1,42 @@
-"""Operators that pick or overwrite places of an axis: the same places are picked from the labels."""
+"""Operators that pick or overwrite places that are told by indices.
+
+Constant indices pick from the labels what they pick from the data, and are written anew once places are gone. Computed
+ones may point anywhere: the axis that they point into stays as it is.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.graph.labels import spans
+from onnxprune.graph.compact import take
+from onnxprune.graph.labels import facet as labelled
+from onnxprune.graph.labels import ghost_of, spans
+from onnxprune.graph.labels import reshape as reshaped
+from onnxprune.graph.rules.elementwise import total
 from onnxprune.graph.rules.layout import settle
-from onnxprune.graph.rules.registry import Change, Facets, Mended, Op, Tensor, mend, rule
+from onnxprune.graph.rules.registry import Change, Combine, Facets, Mended, Op, Tensor, mend, rule
+from onnxprune.graph.rules.slicing import alike
 
-
-def _sections(op: Op, axis: int) -> list[int]:
-    return [out.shape[axis] for out in op.outputs]
-
-
-@rule("", "Split", shape_inputs=(1,))
-def split(op: Op) -> list[Facets]:
-    axis = op.axis(0)
-    ends = np.cumsum(_sections(op, axis))
-    result = []
-    for start, end in zip([0, *ends[:-1]], ends, strict=True):
-        pieces = [f if f.shape[axis] == 1 else np.take(f, range(start, end), axis) for f in op.inputs[0].facets]
-        result.append(settle(op, pieces))
-    return result
-
-
-@mend("", "Split")
-def split_sizes(change: Change) -> Mended | None:
-    axis = change.attr("axis", 0) % len(change.before[0])
-    before = [shape[axis] for shape in change.outputs_before]
-    sizes = [shape[axis] for shape in change.outputs_after]
-    if sizes == before or change.dynamic(change.node.inputs[0], axis):
-        return None
-    if change.version < 13:
-        return Mended(attributes={"split": sizes})
-    return Mended({1: np.array(sizes, np.int64)}, attributes={"num_outputs": None})
-
-
-@rule("", "Slice", shape_inputs=(1, 2, 3, 4))
-def slice_(op: Op) -> Facets | None:
-    x = op.inputs[0]
-    axes, steps = _slice_axes(op)
-    if axes is None:
-        op.pin(x.facets, "slices at computed places")
-        return None
-    facets = list(x.facets)
-    for position, axis in enumerate(axes):
-        touched = [f for f in facets if f.shape[axis] > 1]
-        rest = [f for f in facets if f.shape[axis] == 1]
-        place = _slice_place(op, position, axis)
-        if x.shape[axis] == op.outputs[0].shape[axis] and steps[position] == 1:
-            continue
-        if place is None or steps[position] != 1:
-            op.pin(touched, "slices the axis with a step or at computed places")
-            facets = rest
-        else:
-            facets = rest + [f.take(range(*place), axis) for f in touched]
-    return settle(op, facets)
-
-
-def _slice_axes(op: Op) -> tuple[list[int] | None, list[int]]:
-    rank = len(op.inputs[0].shape)
-    if op.version < 10:
-        starts = op.attr("starts")
-        axes = op.attr("axes") or range(len(starts))
-        return [a % rank for a in axes], [1] * len(starts)
-    starts, axes, steps = op.inputs[1], op.input(3), op.input(4)
-    if (axes is not None and axes.data is None) or (steps is not None and steps.data is None):
-        return None, []
-    count = starts.shape[0]
-    return (
-        list(range(count)) if axes is None else [int(a) % rank for a in axes.data],
-        [1] * count if steps is None else [int(s) for s in steps.data],
-    )
-
-
-def _slice_place(op: Op, position: int, axis: int) -> tuple[int, int] | None:
-    """Where the slice begins and ends on this axis; None where that is computed or symbolic."""
-    if op.version < 10:
-        start, end = op.attr("starts")[position], op.attr("ends")[position]
-    elif op.inputs[1].data is None or op.inputs[2].data is None or op.is_dynamic_input(0, axis):
-        return None
-    else:
-        start, end = int(op.inputs[1].data[position]), int(op.inputs[2].data[position])
-    return slice(start, end).indices(op.inputs[0].shape[axis])[:2]
-
-
-@mend("", "Slice")
-def slice_places(change: Change) -> Mended | None:
-    """Starts and ends move to where their channels are now."""
-    old, rank = change.version < 10, len(change.before[0])
-    starts, ends = (change.attr("starts"), change.attr("ends")) if old else (change.value(1), change.value(2))
-    axes = change.attr("axes") if old else (change.value(3) if len(change.node.inputs) > 3 else None)
-    if starts is None or ends is None:
-        return None
-    axes = list(range(len(starts))) if axes is None else [int(a) % rank for a in axes]
-    new_starts, new_ends = [int(s) for s in starts], [int(e) for e in ends]
-    for position, axis in enumerate(axes):
-        size = change.before[0][axis]
-        if size == change.after[0][axis]:
-            continue
-        start, end, _ = slice(new_starts[position], new_ends[position]).indices(size)
-        if (start, end) == (0, size):
-            new_starts[position], new_ends[position] = 0, np.iinfo(np.int64).max
-            continue
-        kept = change.kept(change.node.inputs[0], axis)
-        new_starts[position] = int(kept[:start].sum())
-        new_ends[position] = int(kept[:end].sum())
-    if old:
-        return Mended(attributes={"starts": new_starts, "ends": new_ends})
-    return Mended({1: np.array(new_starts, np.int64), 2: np.array(new_ends, np.int64)})
+COMPUTED = "looks up places that are computed"
 
 
 @rule("", "Gather")
-def gather(op: Op) -> Facets | None:
-    """Constant, one-dimensional indices pick labels; other indices leave the gathered axis pinned."""
+def gather(op: Op) -> Facets:
+    """Constant indices pick labels; computed ones leave the axis that they point into pinned."""
     x, indices = op.inputs[0], op.inputs[1]
     axis = op.axis(0)
-    known = indices.data if indices.data is not None and indices.data.ndim <= 1 else None
     rank = len(indices.shape)
     facets = []
-    for facet in x.facets:
-        if facet.shape[axis] == 1:
-            shape = facet.shape[:axis] + (1,) * rank + facet.shape[axis + 1 :]
-            facets.append(facet.reshape(shape))
-        elif known is None:
-            op.pin([facet], "looks up places that are computed")
+    for found in x.facets:
+        if found.shape[axis] == 1:
+            facets.append(found.reshape(found.shape[:axis] + (1,) * rank + found.shape[axis + 1 :]))
+        elif indices.data is None:
+            op.pin([found], COMPUTED)
         else:
-            facets.append(np.take(facet, known, axis))
-    for facet in indices.facets:
-        shape = (1,) * axis + facet.shape + (1,) * (len(x.shape) - axis - 1)
-        facets.append(facet.reshape(shape))
+            alike(op, found, axis)
+            facets.append(np.asanyarray(np.take(found, indices.data, axis)))
+    for found in indices.facets:
+        facets.append(found.reshape((1,) * axis + found.shape + (1,) * (len(x.shape) - axis - 1)))
     op.ledger.kind(_last_axis_labels(x), "embedding")
     return settle(op, facets)
 
@@ -143,24 +50,159 @@ def _last_axis_labels(x: Tensor) -> np.ndarray:
 def gather_indices(change: Change) -> Mended | None:
     """Indices point to where their places are now; those of deleted places go."""
     axis = change.attr("axis", 0) % len(change.before[0])
-    size = change.before[0][axis]
     indices = change.value(1)
-    if size == change.after[0][axis] or indices is None or indices.ndim > 1:
+    if change.before[0][axis] == change.after[0][axis] or indices is None:
         return None
+    return Mended({1: _moved(indices, change.kept(change.node.inputs[0], axis))})
+
+
+def _moved(indices: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Indices of places that are kept, by their new numbers."""
+    at = indices.astype(np.int64) % len(kept)
+    return take((np.cumsum(kept) - 1)[at], kept[at])
+
+
+@rule("", "GatherND")
+def gather_nd(op: Op) -> Facets:
+    """Constant indices into the first axis pick labels; axes that computed indices point into stay as they are."""
+    data, indices = op.inputs[0], op.inputs[1]
+    batch, depth = op.attr("batch_dims", 0), indices.shape[-1]
+    inner = range(batch, batch + depth)
+    middle = len(indices.shape) - 1 - batch
+    tail = data.shape[batch + depth :]
+    op.pin([f for f in indices.facets if f.shape[-1] > 1], "reads it as places")
+    picked, rest = [], []
+    for found in data.facets:
+        if not set(spans(found)) & set(inner):
+            rest.append(found.reshape(found.shape[:batch] + (1,) * middle + found.shape[batch + depth :]))
+        elif indices.data is None or depth != 1 or batch:
+            op.pin([found], COMPUTED)
+        else:
+            picked.append(np.take(found, indices.data[..., 0], 0))
+    placed = [f.reshape(f.shape[:-1] + (1,) * len(tail)) for f in indices.facets if f.shape[-1] == 1]
+    views = [
+        data.view(data.shape[:batch] + (1,) * middle + tail, tuple(rest)),
+        indices.view(indices.shape[:-1] + (1,) * len(tail), tuple(placed)),
+    ]
+    return settle(op, [*picked, *op.meet(views, _first)])
+
+
+@mend("", "GatherND")
+def gather_nd_indices(change: Change) -> Mended | None:
+    """As for Gather, where the indices are numbers of places on the first axis."""
+    indices = change.value(1)
+    if indices is None or indices.shape[-1] != 1 or change.attr("batch_dims", 0):
+        return None
+    if change.before[0][0] == change.after[0][0]:
+        return None
+    return Mended({1: _moved(indices[..., 0], change.kept(change.node.inputs[0], 0))[..., None]})
+
+
+@rule("", "GatherElements")
+def gather_elements(op: Op) -> Facets:
+    """out[i][j] = x[index[i][j]][j]: labels along the other axes are those of x and of the indices.
+
+    Constant indices are cut like the output, and pick labels along the axis that they point into.
+    """
+    x, indices = op.inputs[0], op.inputs[1]
+    axis = op.axis(0)
+    rest = _common(op, x, indices.shape, axis, "reads a part of the axis")
+    along = [f for f in rest if f.shape[axis] > 1]
+    across = tuple(f for f in rest if f.shape[axis] == 1)
+    if indices.data is None:
+        op.pin(along, COMPUTED)
+        shape = tuple(1 if a == axis else size for a, size in enumerate(indices.shape))
+        return op.meet([x.view(shape, across), indices], _first)
+    op.pin([f for f in along if spans(f) != (axis,)], "picks places of each row")
+    picked = [f.ravel()[indices.data] for f in along if spans(f) == (axis,)]
+    return settle(op, [*picked, *across])
+
+
+@mend("", "GatherElements")
+def gather_elements_indices(change: Change) -> Mended | None:
+    """The indices are cut like the output, and point to where their places are now."""
+    axis = change.attr("axis", 0) % len(change.before[0])
+    indices = change.value(1)
+    mask = change.mask(change.node.outputs[0])
     kept = change.kept(change.node.inputs[0], axis)
-    place = np.cumsum(kept) - 1
-    at = indices.astype(np.int64) % size
-    return Mended({1: place[at[kept[at]]] if indices.ndim else place[at]})
+    if indices is None or (mask.all() and kept.all()):
+        return None
+    at = indices.astype(np.int64) % len(kept)
+    return Mended({1: take((np.cumsum(kept) - 1)[at], np.broadcast_to(mask, indices.shape))})
+
+
+def _common(op: Op, x: Tensor, shape: tuple[int, ...], axis: int, reason: str) -> Facets:
+    """The facets of `x` that speak of nothing but axes that are as long in `shape`; `axis` may differ."""
+    same = {a for a, size in enumerate(shape) if a == axis or x.shape[a] == size}
+    op.pin([f for f in x.facets if not set(spans(f)) <= same], reason)
+    return tuple(f for f in x.facets if set(spans(f)) <= same)
+
+
+def _first(held: Sequence[float | None]) -> float | None:
+    return held[0]
+
+
+def _both(held: Sequence[float | None]) -> float | None:
+    return held[0] if len(set(held)) == 1 else None
+
+
+def _written(op: Op) -> Combine:
+    """What a deleted slice holds after values were written, or added, into it."""
+    reduction = op.attr("reduction", "none")
+    return _both if reduction == "none" else total if reduction == "add" else _zeros
+
+
+def _zeros(held: Sequence[float | None]) -> float | None:
+    return 0.0 if all(h == 0.0 for h in held) else None
+
+
+@rule("", "ScatterElements", "Scatter")
+def scatter_elements(op: Op) -> Facets:
+    """y[index[i][j]][j] = update[i][j]: the axis that is written into stays, the other axes meet; indices are cut."""
+    x, indices, updates = op.inputs
+    axis = op.axis(0)
+    views = []
+    for tensor in (x, updates, *([] if indices.data is not None else [indices])):
+        shared = _common(op, tensor, x.shape, axis, "writes a part of the axis")
+        op.pin([f for f in shared if f.shape[axis] > 1], "writes to places on the axis")
+        shape = tuple(1 if a == axis else size for a, size in enumerate(x.shape))
+        views.append(tensor.view(shape, tuple(f for f in shared if f.shape[axis] == 1)))
+    return op.meet(views, _written(op))
+
+
+@mend("", "ScatterElements", "Scatter")
+def scatter_elements_indices(change: Change) -> Mended | None:
+    indices = change.value(1)
+    mask = change.mask(change.node.inputs[2])
+    if indices is None or mask.all():
+        return None
+    return Mended({1: take(indices, np.broadcast_to(mask, indices.shape))})
 
 
 @rule("", "ScatterND", shape_inputs=(1,))
 def scatter_nd(op: Op) -> Facets:
-    """Overwrites slices at indices of the first axes; the axes behind them meet the updates'."""
+    """Writes slices to indices of the first axes; the axes behind them meet the updates'.
+
+    Constant indices into the first axis alone tie what they name to the slices that are written there.
+    """
     data, indices, updates = op.inputs
     depth = indices.shape[-1] if indices.shape else 0
     lead = len(updates.shape) - (len(data.shape) - depth)
-    op.pin([f for f in data.facets if any(a < depth for a in spans(f))], "is overwritten at places on the axis")
-    op.pin([f for f in updates.facets if any(a < lead for a in spans(f))], "is written to places on the axis")
+    named = _written_places(op, depth, lead)
+    into = [f for f in data.facets if any(a < depth for a in spans(f))]
+    of = [f for f in updates.facets if any(a < lead for a in spans(f))]
+    result = []
+    if named is not None and all(spans(f) == (0,) for f in [*into, *of]) and len(of) <= 1:
+        for found in into:
+            if of:
+                op.tie(found.ravel()[named], of[0].ravel())
+            else:
+                op.pin([found.ravel()[named]], "writes slices there that can't go")
+            result.append(labelled(found, _written(op)([ghost_of(found), ghost_of(of[0]) if of else None])))
+        of = [] if into else of
+    else:
+        op.pin(into, "is overwritten at places on the axis")
+    op.pin(of, "is written to places on the axis")
     rest = tuple(f for f in data.facets if all(a >= depth for a in spans(f)))
     written = tuple(f for f in updates.facets if all(a >= lead for a in spans(f)))
     tail = data.shape[depth:]
@@ -168,8 +210,65 @@ def scatter_nd(op: Op) -> Facets:
         data.view(tail, tuple(f.reshape(f.shape[depth:]) for f in rest)),
         updates.view(tail, tuple(f.reshape(f.shape[lead:]) for f in written)),
     ]
-    return tuple(f.reshape((1,) * depth + f.shape) for f in op.meet(flat, _both))
+    return (*result, *(f.reshape((1,) * depth + f.shape) for f in op.meet(flat, _written(op))))
 
 
-def _both(held: Sequence[float | None]) -> float | None:
-    return held[0] if len(set(held)) == 1 else None
+def _written_places(op: Op, depth: int, lead: int) -> np.ndarray | None:
+    """The places of the first axis that constant indices name, each once; None otherwise."""
+    indices = op.inputs[1].data
+    if indices is None or depth != 1 or lead != 1:
+        return None
+    places = indices.ravel() % op.inputs[0].shape[0]
+    return places if len(np.unique(places)) == len(places) else None
+
+
+@mend("", "ScatterND")
+def scatter_nd_indices(change: Change) -> Mended | None:
+    """Indices point to where their places are now; those of deleted places go, with their updates."""
+    indices = change.value(1)
+    if indices is None or change.before[0][0] == change.after[0][0]:
+        return None
+    return Mended({1: _moved(indices[:, 0], change.kept(change.node.inputs[0], 0))[:, None]})
+
+
+@rule("", "Compress")
+def compress(op: Op) -> Facets:
+    """A constant condition picks labels; a computed one leaves the axis as it is."""
+    x, condition = op.inputs
+    flat = op.attr("axis") is None
+    axis = 0 if flat else op.axis()
+    facets = []
+    for found in x.facets:
+        laid = reshaped(found, x.shape, (int(np.prod(x.shape)),)) if flat else found
+        if laid.shape[axis] == 1:
+            facets.append(laid)
+        elif condition.data is None:
+            op.pin([laid], "picks places that are computed")
+        else:
+            alike(op, laid, axis)
+            facets.append(laid.take(np.flatnonzero(condition.data), axis))
+    return settle(op, facets)
+
+
+@mend("", "Compress")
+def compress_condition(change: Change) -> Mended | None:
+    """The condition loses what its axis loses."""
+    condition, axis = change.value(1), change.attr("axis")
+    x = change.node.inputs[0]
+    if condition is None:
+        return None
+    if axis is None:
+        kept = np.broadcast_to(change.mask(x), change.before[0]).ravel()
+    else:
+        kept = change.kept(x, axis % len(change.before[0]))
+    return None if kept.all() else Mended({1: condition[kept[: len(condition)]]})
+
+
+@rule("", "ReverseSequence")
+def reverse_sequence(op: Op) -> Facets:
+    """Turns each sequence around as far as it goes; batch and time stay as they are."""
+    x, lengths = op.inputs
+    axes = {op.attr("batch_axis", 1), op.attr("time_axis", 0)}
+    op.pin(lengths.facets, "reads it as lengths")
+    op.pin([f for f in x.facets if set(spans(f)) & axes], "turns sequences around")
+    return tuple(f for f in x.facets if not set(spans(f)) & axes)

@@ -163,7 +163,10 @@ def _held(found: Facet, other: Tensor) -> float | None:
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """What deletion did around one node, for its mend: shapes before and after, and which places were kept."""
+    """What deletion did around one node, for its mend: shapes before and after, and which places were kept.
+
+    `kept(value, axis)` is bool [size]; `mask(value)` says it of every element, broadcastable to the shape before.
+    """
 
     node: ir.Node
     version: int
@@ -172,6 +175,7 @@ class Change:
     outputs_before: Sequence[tuple[int, ...]]
     outputs_after: Sequence[tuple[int, ...]]
     kept: Callable[[ir.Value, int], np.ndarray]
+    mask: Callable[[ir.Value], np.ndarray]
     value: Callable[[int], np.ndarray | None]
     dynamic: Callable[[ir.Value, int], bool]
 
@@ -185,7 +189,8 @@ class Mended:
 
     Of inputs that are computed, `places` gives single elements {index: {position: value}}; an element that depends on
     a symbolic size is multiplied by a Fraction. `multiply` gives factors for inputs that are weights {index: factor},
-    `scale` one for the first output.
+    `scale` one for the first output. `picked` gives the places of an axis that a Gather picks for the first input
+    before the node reads it {axis: places}.
     """
 
     inputs: Mapping[int, np.ndarray] = field(default_factory=dict)
@@ -193,6 +198,7 @@ class Mended:
     attributes: Mapping[str, object] = field(default_factory=dict)
     multiply: Mapping[int, float] = field(default_factory=dict)
     scale: float = 1.0
+    picked: Mapping[int, np.ndarray] = field(default_factory=dict)
 
 
 Rule = Callable[[Op], "Facets | list[Facets] | None"]

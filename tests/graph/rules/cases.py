@@ -26,6 +26,7 @@ class Case:
     opset: int = 20
     opsets: tuple[int, ...] = ()
     restated: int = 0
+    infos: str = ""
 
     def __str__(self) -> str:
         return self.name
@@ -37,7 +38,9 @@ class Case:
     def check(self, oracle) -> None:
         """What is removed computes what the mask computes, in each opset, and there are as many units as said."""
         for number, opset in enumerate((self.opset, *self.opsets)):
-            model = oracle.parse(self.body, self.inputs, self.weights, self.constants, self.outputs, opset)
+            model = oracle.parse(
+                self.body, self.inputs, self.weights, self.constants, self.outputs, opset, infos=self.infos
+            )
             channels = oracle.check(model, trials=1 if number else 4)
             assert len(channels.units) == self.units, (opset, channels.pinned)
             assert sum(u.exactness == "restated" for u in channels.units) == self.restated
@@ -84,3 +87,10 @@ def tokens(name: str, body: str, units: int, **more) -> Case:
 
 
 BN = {"s": (8,), "t": (8,), "m": (8,), "var": (8,)}
+
+
+def heads(name: str, middle: str, units: int, **more) -> Case:
+    """Attention over x[N,5,6] with `middle` from the values v[N,2,5,4] to u, of the same shape."""
+    return tokens(
+        name, f"{QKV} {HEADS} {middle} s = MatMul(q, kt) p = Softmax<axis=-1>(s) o = MatMul(p, u) {JOIN}", units, **more
+    )

@@ -11,6 +11,7 @@ from tests.graph.rules import (
     test_normalization,
     test_reduction,
     test_sampling,
+    test_slicing,
 )
 
 TABLES = (
@@ -23,6 +24,7 @@ TABLES = (
     test_normalization,
     test_reduction,
     test_sampling,
+    test_slicing,
 )
 CASES = [case for table in TABLES for case in table.CASES]
 
