@@ -7,6 +7,7 @@ import importlib
 
 _HOME = {
     "Channels": "onnxprune.graph.units",
+    "Limits": "onnxprune.graph.limits",
     "Model": "onnxprune.graph.model",
     "Unit": "onnxprune.graph.units",
     "load": "onnxprune.graph.model",

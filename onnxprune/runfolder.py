@@ -6,7 +6,7 @@ from pathlib import Path
 
 from onnxprune import recipe as recipes
 from onnxprune.errors import OutputError, RecipeError
-from onnxprune.graph.model import write_atomically
+from onnxprune.graph.files import write_atomically
 from onnxprune.recipe import Recipe
 
 

@@ -8,7 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.deploy import surgeon
-from onnxprune.graph.model import save, write_atomically
+from onnxprune.graph.files import write_atomically
+from onnxprune.graph.model import save
 from onnxprune.progress import Progress, tell
 from onnxprune.recipe import Recipe, Training
 from onnxprune.runfolder import RunFolder

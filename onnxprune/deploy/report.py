@@ -33,7 +33,7 @@ from onnxprune.deploy.words import (
     size_in_words,
     time_in_words,
 )
-from onnxprune.graph.model import write_atomically
+from onnxprune.graph.files import write_atomically
 
 if TYPE_CHECKING:
     from onnxprune.prune.cost import Cost

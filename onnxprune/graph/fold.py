@@ -12,6 +12,8 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
+from onnxprune.graph.bounds import is_bounded
+
 #: Operators that compute shapes. All are pure; none reads the values of a large tensor.
 SHAPE_OPERATORS = frozenset(
     [
@@ -71,10 +73,12 @@ MAX_FOLDED_ELEMENTS = 2**20
 
 
 def evaluate_node(node: ir.Node, inputs: list[np.ndarray | None]) -> list[np.ndarray] | None:
-    """Compute one node with onnx's reference implementation; None where it has none or refuses the inputs.
+    """Compute one node with onnx's reference implementation; None where it has none or refuses, or where it grows.
 
     The node means what its operator meant in the opset of its graph: `Unsqueeze` had its axes as an attribute once.
     """
+    if not is_bounded(node, inputs):
+        return None
     proto = ir.serde.serialize_node(node)
     feeds = {}
     for index, array in enumerate(inputs):
@@ -82,7 +86,8 @@ def evaluate_node(node: ir.Node, inputs: list[np.ndarray | None]) -> list[np.nda
             proto.input[index] = f"i{index}"
             feeds[f"i{index}"] = array
     try:
-        results = _evaluator(proto, node.version or _opset(node)).run(None, feeds)
+        with np.errstate(all="ignore"):
+            results = _evaluator(proto, node.version or _opset(node)).run(None, feeds)
     except (ValueError, TypeError, IndexError, KeyError, RuntimeError, NotImplementedError, ArithmeticError):
         return None
     arrays = [np.asarray(result) for result in results]

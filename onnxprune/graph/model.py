@@ -5,7 +5,6 @@ shape arithmetic folded, and one copy per use of every initializer that may be s
 scales happen to be all ones often share one initializer; deleting a channel of one must not touch the other.
 """
 
-import contextlib
 import logging
 import os
 import tempfile
@@ -14,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
@@ -26,7 +24,11 @@ from onnx_ir.passes.common import (
 )
 
 from onnxprune.errors import ModelError, OutputError
+from onnxprune.graph.files import output_errors, read_file, write_atomically
 from onnxprune.graph.fold import fold_shape_arithmetic
+from onnxprune.graph.limits import Limits
+from onnxprune.graph.refusals import check
+from onnxprune.graph.tensors import check_external, check_finite
 from onnxprune.graph.views import restore_reshapes
 
 logging.getLogger("onnx_ir").setLevel(logging.ERROR)
@@ -35,7 +37,6 @@ logging.getLogger("onnx_ir").setLevel(logging.ERROR)
 SINGLE_FILE_LIMIT_BYTES = 2**31 - 2**20
 
 OLDEST_IR = 4
-OLDEST_OPSET = 7
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,20 +56,21 @@ class Model:
         return f"Model({self.name!r}, {graph.num_nodes()} nodes, {weights:,} elements in initializers)"
 
 
-def load(source: Any, *, unshare: bool = True) -> Model:
+def load(source: Any, *, unshare: bool = True, limits: Limits | None = None) -> Model:
     """Read a model from a path, bytes, `onnx.ModelProto`, `onnx_ir.Model` or `onnx_graphsurgeon.Graph`.
 
     `unshare=False` keeps initializers that are used several times as they are, for graphs where they are shared on
-    purpose. The source is never modified. Raises ModelError for a missing file, a file that isn't ONNX, an empty graph,
-    and tensors whose bytes disagree with their shape.
+    purpose. The source is never modified. Raises ModelError, naming the place, for a missing file, a file that isn't
+    ONNX, everything that `refusals.check` refuses, and what is beyond `limits`.
     """
     if isinstance(source, Model):
         return source
-    name, base_dir, where = "model", "", "the model"
+    limits = limits or Limits()
+    name, base_dir, where = "model", None, "the model"
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         name, base_dir, where = path.stem, str(path.parent), f"'{path}'"
-        source = _read_file(path)
+        source = read_file(path, limits.file_bytes)
     if isinstance(source, bytes | bytearray):
         source = _parse(bytes(source), where)
     if type(source).__module__.startswith("onnx_graphsurgeon"):
@@ -79,13 +81,16 @@ def load(source: Any, *, unshare: bool = True) -> Model:
         given, source = source, onnx.ModelProto()
         source.CopyFrom(given)  # tensors read from a message write to it when they are renamed
     if isinstance(source, onnx.ModelProto):
-        _check(source, where)
-        source = _from_proto(source, base_dir, where)
+        check_external(check(source, where, limits), base_dir, where)
+        source = _from_proto(source, base_dir or "", where)
     elif isinstance(source, ir.Model):
         source = source.clone()
     else:
         raise ModelError(f"A {type(source).__name__} can't be read as a model. Give a path, bytes or an ONNX model.")
-    return normalise(source, name, where=where, unshare=unshare)
+    model = normalise(source, name, where=where, unshare=unshare)
+    if limits.finite:
+        check_finite(model.ir.graph, where)
+    return model
 
 
 def normalise(model: ir.Model, name: str = "model", *, where: str = "the model", unshare: bool = True) -> Model:
@@ -97,8 +102,7 @@ def normalise(model: ir.Model, name: str = "model", *, where: str = "the model",
         model.graph.sort()
     except (ValueError, RuntimeError, KeyError) as error:
         raise ModelError(f"The graph of {where} is broken: {error}. Check it with onnx.checker.") from error
-    # Before version 4 every initializer had to be listed as an input, which lifted constants are not.
-    model.ir_version = max(model.ir_version or OLDEST_IR, OLDEST_IR)
+    _let_initializers_be(model)
     _use_one_name_for_onnx(model)
     _name_everything(model.graph)
     fold_shape_arithmetic(model)
@@ -140,58 +144,11 @@ def save(model: Model, path: str | os.PathLike) -> None:
     if size_bytes < SINGLE_FILE_LIMIT_BYTES:
         write_atomically(path, to_bytes(model))
         return
-    with _output_errors(path), tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    with output_errors(path), tempfile.TemporaryDirectory(dir=path.parent) as folder:
         data = f"{path.name}.data"
         ir.save(model.ir, Path(folder) / path.name, external_data=data)
         os.replace(Path(folder) / data, path.parent / data)
         os.replace(Path(folder) / path.name, path)
-
-
-def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
-    """Write a file beside its place, then rename it into place. Raises OutputError naming the path and the reason."""
-    path = Path(path)
-    data = content.encode() if isinstance(content, str) else content
-    if path.exists() and not path.is_file():
-        raise OutputError(
-            f"'{path}' is no plain file, and would be replaced by one. Choose another place for the output."
-        )
-    with _output_errors(path):
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
-
-
-@contextlib.contextmanager
-def _output_errors(path: Path):
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(
-            f"'{path}' can't be written: {reason}. Free space, or choose another place for the output."
-        ) from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"'{path}' can't be read: {error.strerror}. Give the path of an .onnx file.") from error
 
 
 def _parse(data: bytes, where: str) -> onnx.ModelProto:
@@ -201,83 +158,21 @@ def _parse(data: bytes, where: str) -> onnx.ModelProto:
         raise ModelError(f"{where} is not an ONNX file ({error}). Export the network to ONNX first.") from error
 
 
-def _check(proto: onnx.ModelProto, where: str) -> None:
-    """Refuse what onnx itself waves through."""
-    graph = proto.graph
-    versions = [entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
-    if graph.node and any(version < OLDEST_OPSET for version in versions):
-        raise ModelError(
-            f"{where} has opset {min(versions)}; {OLDEST_OPSET} is the oldest that is understood. Convert it with "
-            "onnx.version_converter first."
-        )
-    if not graph.node:
-        raise ModelError(f"{where} has an empty graph: no node at all. Export the network again.")
-    if graph.sparse_initializer:
-        name = graph.sparse_initializer[0].values.name
-        raise ModelError(f"{where} holds the sparse initializer '{name}'. Store it as a dense tensor and try again.")
-    for tensor in graph.initializer:
-        problem = _tensor_problem(tensor)
-        if problem:
-            raise ModelError(f"Initializer '{tensor.name}' of {where} {problem}. The file is damaged; export it again.")
-
-
-#: Where a tensor without raw bytes keeps its elements, one each.
-TYPED_FIELDS = {
-    onnx.TensorProto.FLOAT: "float_data",
-    onnx.TensorProto.DOUBLE: "double_data",
-    onnx.TensorProto.INT32: "int32_data",
-    onnx.TensorProto.INT64: "int64_data",
-    onnx.TensorProto.INT8: "int32_data",
-    onnx.TensorProto.UINT8: "int32_data",
-    onnx.TensorProto.BOOL: "int32_data",
-    onnx.TensorProto.FLOAT16: "int32_data",
-    onnx.TensorProto.BFLOAT16: "int32_data",
-    onnx.TensorProto.STRING: "string_data",
-}
-
-
-def _tensor_problem(tensor: onnx.TensorProto) -> str | None:
-    if any(d < 0 for d in tensor.dims):
-        return f"has a negative dimension in {list(tensor.dims)}"
-    if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        location = {entry.key: entry.value for entry in tensor.external_data}.get("location", "")
-        if not location or Path(location).name != location:
-            return f"points to external data at '{location}', which is not a plain file beside the model"
-        return None
-    if tensor.data_type == onnx.TensorProto.UNDEFINED or tensor.data_type not in onnx.TensorProto.DataType.values():
-        return f"has the unknown element type {tensor.data_type}"
-    if tensor.HasField("raw_data"):
-        dtype = ir.DataType(tensor.data_type)
-        expected = (int(np.prod(tensor.dims, dtype=object)) * int(dtype.bitwidth) + 7) // 8
-        if len(tensor.raw_data) != expected:
-            return f"has {len(tensor.raw_data)} bytes where its shape {list(tensor.dims)} needs {expected}"
-        return None
-    field = TYPED_FIELDS.get(tensor.data_type)
-    expected = int(np.prod(tensor.dims, dtype=object))
-    if field and len(getattr(tensor, field)) != expected:
-        return f"has {len(getattr(tensor, field))} elements where its shape {list(tensor.dims)} needs {expected}"
-    return None
-
-
 def _from_proto(proto: onnx.ModelProto, base_dir: str, where: str) -> ir.Model:
     try:
         model = ir.from_proto(proto)
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         raise ModelError(f"{where} can't be understood: {error}. Check it with onnx.checker.") from error
     ir.external_data.set_base_dir(model.graph, base_dir)
-    for name, value in model.graph.initializers.items():
-        tensor = value.const_value
-        if isinstance(tensor, ir.ExternalTensor):
-            file = Path(base_dir) / tensor.location
-            if file.is_symlink() or not file.is_file():
-                raise ModelError(
-                    f"The data of initializer '{name}' should be in '{file}', which is not a plain file. "
-                    "Put the data file beside the model."
-                )
-            end = (tensor.offset or 0) + tensor.nbytes
-            if file.stat().st_size < end:
-                raise ModelError(f"'{file}' ends before byte {end}, where initializer '{name}' ends. Copy it again.")
     return model
+
+
+def _let_initializers_be(model: ir.Model) -> None:
+    """Before version 4 every initializer had to be listed as an input; since then that says that callers may set it."""
+    if (model.ir_version or 0) < OLDEST_IR:
+        for value in [value for value in model.graph.inputs if value.is_initializer()]:
+            model.graph.inputs.remove(value)
+        model.ir_version = OLDEST_IR
 
 
 def _use_one_name_for_onnx(model: ir.Model) -> None:

@@ -12,7 +12,10 @@ import onnx
 import onnx_ir as ir
 from onnx.shape_inference import InferenceError
 
+from onnxprune.errors import ModelError
 from onnxprune.graph.fold import MAX_SHAPE_ELEMENTS, SHAPE_OPERATORS, evaluate_node
+from onnxprune.graph.inference import infer_shapes
+from onnxprune.graph.tensors import MOST_AXES
 
 #: Sizes for symbolic dimensions; those that divide a fixed size of the model are passed over.
 PRIMES = tuple(p for p in range(7, 1000) if all(p % d for d in range(2, p)))
@@ -26,6 +29,8 @@ KEEPS_SHAPE = frozenset(("GroupNormalization",))
 UNKNOWN = frozenset(("Compress", "NonMaxSuppression", "NonZero", "Unique"))
 #: Initializers above this many elements are left out when shapes are inferred: only their shape matters.
 _SMALL = 1024
+#: Marks a model in which onnx can't follow values, for want of memory.
+_TOO_LARGE = "onnxprune.values_too_large"
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,15 @@ def probe(model: ir.Model, number: int = 0) -> Shapes:
             return infer(model, sizes)
         except InferenceError:
             continue
-    return infer(model, first, strict=False)
+    try:
+        return infer(model, first, strict=False)
+    except InferenceError as error:
+        raise ModelError(
+            f"Types or shapes of the model contradict each other: {' '.join(str(error).split())} Check it with "
+            "onnx.checker."
+        ) from error
+    except MemoryError as error:
+        raise ModelError("The model's shapes take more memory than any network's. Check them with Netron.") from error
 
 
 def _primes(model: ir.Model, count: int, least: int) -> list[int]:
@@ -117,10 +130,14 @@ def _tell(graph: onnx.GraphProto, values: Mapping[str, np.ndarray]) -> None:
 def _inferred(
     model: ir.Model, proto: onnx.ModelProto, sizes: Mapping[str, int], strict: bool
 ) -> dict[ir.Value, tuple[int, ...]]:
-    inferred = onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=strict, data_prop=True)
+    inferred, follows = infer_shapes(proto, strict=strict, with_values=not model.meta.get(_TOO_LARGE))
+    if not follows:
+        model.meta[_TOO_LARGE] = True  # trying it takes a second each time
     found: dict[str, tuple[int, ...]] = {}
     for info in [*inferred.graph.value_info, *inferred.graph.output]:
         dims = info.type.tensor_type.shape.dim
+        if len(dims) > MOST_AXES or any(d.dim_value < 0 for d in dims):
+            continue
         if info.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims):
             found[info.name] = tuple(d.dim_value for d in dims)
     shape_of: dict[ir.Value, tuple[int, ...]] = {}

@@ -7,6 +7,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.graph import shapes
+from onnxprune.graph.bounds import labels_are_bounded
+from onnxprune.graph.contradictions import fits_together
 from onnxprune.graph.labels import Ledger, facet, spans
 from onnxprune.graph.model import Model
 from onnxprune.graph.rules import RULES, SHAPE_INPUTS, Op, Tensor
@@ -84,7 +86,8 @@ class _Walk:
         uses = value.uses()
         for node, index in uses:
             operand, function = WEIGHT_LABELS.get((node.domain, node.op_type), (None, None))
-            special = function(self.ledger, node, shape) if index == operand and len(uses) == 1 else None
+            with fits_together(node):
+                special = function(self.ledger, node, shape) if index == operand and len(uses) == 1 else None
             if special is not None:
                 return special
         rank = len(shape)
@@ -153,19 +156,22 @@ class _Walk:
             op.pin(self.facets.get(value, ()), "captures it in a subgraph")
         function = RULES.get(key)
         unknown = [t for t in [*inputs, *outputs] if t is not None and t.shape is None]
-        if function is None or unknown or captured:
-            reason = "has no rule" if function is None else "has a shape that can't be inferred"
+        if function is None or unknown or captured or not labels_are_bounded(op):
+            reason = "has a shape that can't be inferred" if unknown else "gives an axis too long to follow"
+            reason = "has no rule" if function is None else reason
             for tensor in inputs:
                 if tensor is not None:
                     op.pin(tensor.facets, "captures it in a subgraph" if captured else reason)
             result: list[Facets] = [()] * len(outputs)
         else:
             start = self.ledger.marks()
-            result = _as_list(function(op), len(outputs))
+            with fits_together(node):
+                result = _as_list(function(op), len(outputs))
             self._pin_ignored(op, result, self.ledger.mentioned(start))
         for value, tensor, found in zip(node.outputs, outputs, result, strict=True):
             self.facets[value] = found
-            _check(op, tensor, found)
+            with fits_together(node):
+                _check(op, tensor, found)
 
     def _pin_ignored(self, op: Op, result: list[Facets], mentioned: list[np.ndarray]) -> None:
         """An operand whose labels a rule neither ties nor passes on was not understood: it stays."""

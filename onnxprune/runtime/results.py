@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from onnxprune.errors import DataError
-from onnxprune.graph.model import write_atomically
+from onnxprune.graph.files import write_atomically
 from onnxprune.runtime.equivalence import Equivalence
 from onnxprune.runtime.latency import Arm, LatencyComparison, Ratio
 

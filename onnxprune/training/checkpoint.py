@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from onnxprune.errors import DataError
-from onnxprune.graph.model import write_atomically
+from onnxprune.graph.files import write_atomically
 
 _ARRAY = "__numpy__"
 

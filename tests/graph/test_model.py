@@ -12,8 +12,9 @@ from onnx import helper
 
 from onnxprune.errors import ModelError, OutputError
 from onnxprune.graph import model as models
+from onnxprune.graph.files import write_atomically
 from onnxprune.graph.mask import mask
-from onnxprune.graph.model import load, save, to_bytes, to_proto, write_atomically
+from onnxprune.graph.model import load, save, to_bytes, to_proto
 from onnxprune.graph.remove import remove
 from onnxprune.graph.units import trace
 
@@ -106,11 +107,6 @@ BAD = {
     "old opset": (lambda m: setattr(m.opset_import[0], "version", 6), "opset 6; 7 is the oldest"),
     "empty graph": (lambda m: m.graph.ClearField("node"), "empty graph"),
     "cycle": (lambda m: m.graph.node[0].input.__setitem__(0, "y"), "broken"),
-    "external data elsewhere": (
-        lambda m: helper.make_tensor("w0", 1, [1], [0.0]) and _external(m.graph.initializer[0], "../secret"),
-        "not a plain file beside the model",
-    ),
-    "external data missing": (lambda m: _external(m.graph.initializer[0], "gone.data"), "gone.data"),
 }
 
 
