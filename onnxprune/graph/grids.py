@@ -143,17 +143,25 @@ class _Index:
 Cell = tuple[tuple[int, int, int], ...]
 
 
-def bundle(grids: Sequence[Grid], order: np.ndarray) -> tuple[list[np.ndarray], dict[int, str]]:
-    """Group loose channels into sets that may be legal; return (sets, {loose channel: why it may be in none}).
+@dataclass(frozen=True, eq=False)
+class Bundles:
+    """Sets of loose channels, alike. `even`: each takes as much from every row; else rows may go as a whole."""
+
+    sets: list[np.ndarray]
+    even: bool
+
+
+def bundle(grids: Sequence[Grid], order: np.ndarray) -> tuple[list[Bundles], dict[int, str]]:
+    """Group loose channels into sets that may be legal; return (them, {loose channel: why it may be in none}).
 
     `order[channel]` says which member of a row is taken first: the k-th of every row make the k-th bundle.
     """
     return _bundle(grids, order, _DEPTH)
 
 
-def _bundle(grids: Sequence[Grid], order: np.ndarray, depth: int) -> tuple[list[np.ndarray], dict[int, str]]:
+def _bundle(grids: Sequence[Grid], order: np.ndarray, depth: int) -> tuple[list[Bundles], dict[int, str]]:
     cells = _cells(grids)
-    bundles: list[np.ndarray] = []
+    bundles: list[Bundles] = []
     loose: dict[int, str] = {}
     for keys in _classes(grids, cells):
         problem = _problem(grids, cells, keys)
@@ -162,9 +170,11 @@ def _bundle(grids: Sequence[Grid], order: np.ndarray, depth: int) -> tuple[list[
         if not problem:
             ranked = [sorted(cells[key], key=lambda c: (order[c], c)) for key in keys]
             columns = [np.array(column, np.int64) for column in zip(*ranked, strict=True)]
-        if len(columns) <= 1 and depth:
-            columns = columns + _bundles_of_rows(grids, cells, keys, order, depth)
-        bundles += columns
+        if len(columns) > 1:
+            bundles.append(Bundles(columns, even=True))
+        else:
+            rows = _bundles_of_rows(grids, cells, keys, order, depth) if depth else []
+            bundles.append(Bundles([*columns, *rows], even=False))
     return bundles, loose
 
 
@@ -190,7 +200,7 @@ def _bundles_of_rows(
         rank = np.bincount(row_of, weights=order[members])
         bundles, loose = _bundle(others, rank, depth - 1)
         alone = [np.array([row]) for row in range(row_of.max() + 1) if row not in loose]
-        found += [members[np.isin(row_of, rows)] for rows in [*alone, *bundles]]
+        found += [members[np.isin(row_of, rows)] for rows in [*alone, *(b for alike in bundles for b in alike.sets)]]
     return found
 
 

@@ -128,6 +128,8 @@ class Ledger:
 
     def tie(self, a: np.ndarray, b: np.ndarray) -> None:
         """Labels at the same place, after broadcasting, go together."""
+        if a is b:
+            return
         a, b = np.broadcast_arrays(a, b)
         self.ties.append((self.at, a.ravel(), b.ravel()))
 
@@ -177,7 +179,8 @@ class Ledger:
             b = np.concatenate([tie[2] for tie in self.ties])
         else:
             a = b = np.empty(0, np.int64)
-        graph = coo_array((np.ones(len(a), np.int8), (a, b)), shape=(self.count, self.count))
+        told = a != b
+        graph = coo_array((np.ones(told.sum()), (a[told], b[told])), shape=(self.count, self.count)).tocsr()
         _, component = connected_components(graph, directed=False)
         _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
         return np.argsort(np.argsort(first))[inverse]

@@ -59,6 +59,7 @@ class _Walk:
         self.static = static
         self.facets: dict[ir.Value, Facets] = trace.facets  # filled here, read-only afterwards
         self.ledger = trace.ledger
+        self.flows = np.zeros(0, bool)  # scratch, all False between nodes: labels that a rule ties or passes on
         self.measured: dict[ir.Value, set[ir.Value]] = {}  # shape arithmetic -> the tensors it measured
 
     def run(self) -> None:
@@ -175,10 +176,20 @@ class _Walk:
 
     def _pin_ignored(self, op: Op, result: list[Facets], mentioned: list[np.ndarray]) -> None:
         """An operand whose labels a rule neither ties nor passes on was not understood: it stays."""
-        flowing = np.concatenate([*mentioned, *(f.ravel() for facets in result for f in facets), np.empty(0, np.int64)])
-        for tensor in op.inputs:
-            if tensor is not None:
-                op.pin([f for f in tensor.facets if not np.isin(f, flowing).any()], "reads it as a whole")
+        passed = {id(found) for facets in result for found in facets}
+        unsure = [f for t in op.inputs if t is not None for f in t.facets if id(f) not in passed]
+        if not unsure:
+            return
+        if len(self.flows) < self.ledger.count:
+            self.flows = np.resize(self.flows, 2 * self.ledger.count)
+        flowing = [*mentioned, *(f.ravel() for facets in result for f in facets)]
+        for labels in flowing:
+            self.flows[labels] = True
+        for found in unsure:
+            if not self.flows[found].any():
+                op.pin([found], "reads it as a whole")
+        for labels in flowing:
+            self.flows[labels] = False
 
     def _tensor(self, value: ir.Value) -> Tensor:
         shape = self.trace.shape_of.get(value)

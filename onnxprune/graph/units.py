@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.errors import EmptyAxisError, InputError
-from onnxprune.graph import explain, grids, residual
-from onnxprune.graph.labels import PINNED, Facet, any_flagged, spans
+from onnxprune.graph import explain, grids, residual, weighing
+from onnxprune.graph.labels import PINNED, Facet, spans
 from onnxprune.graph.model import Model, load
 from onnxprune.graph.trace import Trace, walk
 
@@ -51,6 +51,7 @@ class Channels:
         self.channel = trace.ledger.solve()  # label -> channel
         self.count = int(self.channel.max()) + 1
         self._order = np.arange(self.count) if order is None else order
+        self._named: dict[int, np.ndarray] = {}  # by the identity of a facet, which the trace keeps alive
 
     @property
     def model(self) -> Model:
@@ -79,44 +80,53 @@ class Channels:
     def pin_reasons(self) -> dict[int, str]:
         """{channel that stays: why}."""
         reasons = dict(self._pinned_by_rules)
-        covered = {c for unit in self.units for c in unit.channels}
+        covered = np.zeros(self.count, bool)
+        for unit in self.units:
+            covered[list(unit.channels)] = True
         for name, reason in self._bundles[1].items():
-            if name not in covered:
+            if not covered[name]:
                 reasons.setdefault(name, reason)
         return reasons
 
     @cached_property
-    def _bundles(self) -> tuple[list[np.ndarray], dict[int, str]]:
+    def _bundles(self) -> tuple[list[grids.Bundles], dict[int, str]]:
         return grids.bundle(self._grids, self._order)
 
     @cached_property
     def _pinned_by_rules(self) -> dict[int, str]:
-        reasons: dict[int, str] = {}
-        for _, labels, reason in self.trace.ledger.pins:
-            for name in np.unique(self.channel[labels]):
-                reasons.setdefault(int(name), reason)
+        pins = self.trace.ledger.pins
+        first = np.full(self.count, len(pins))
+        for number, (_, labels, _) in reversed(list(enumerate(pins))):
+            first[self.channel[labels]] = number
+        pinned = np.flatnonzero(first < len(pins))
+        reasons = {c: pins[n][2] for c, n in zip(pinned.tolist(), first[pinned].tolist(), strict=True)}
         reasons.setdefault(int(self.channel[PINNED]), "padding or concatenation with something that can't shrink")
-        for value, facets in self.trace.facets.items():
-            for facet in facets:
-                if facet.size > 1:
-                    first = self.channel[facet.flat[0]]
-                    if int(first) not in reasons and (self.channel[facet] == first).all():
-                        reasons[int(first)] = f"'{value.name}' has no other channel on its axis"
+        for name, _, named in self._axes:
+            if len(named) == 1:
+                reasons.setdefault(int(named[0]), f"'{name}' has no other channel on its axis")
         return reasons
 
     @cached_property
     def units(self) -> tuple[Unit, ...]:
         """The smallest legal deletions, in graph order; rows of grids (conv groups, heads) last."""
+        sets = weighing.Sets(self._legal())
         restated = np.zeros(self.count, bool)
         for labels in self.trace.ledger.restated:
             restated[self.channel[labels]] = True
+        sizes = sets.sums(self._sizes)
+        for name, facets in self.parameters():
+            named = [self.named(f) for f in facets]
+            weighing.count_once(sizes, sets, self.shape(name), named)
+        kinds = sets.least(self._kinds)
+        is_restated = sets.any(restated)
         found = []
-        for members in self._legal():
-            size = self._size(members)
+        for members, size, kind, again in zip(
+            sets.members, sizes.tolist(), kinds.tolist(), is_restated.tolist(), strict=True
+        ):
             if size:
-                kind, where = self._describe(members)
-                exactness = "restated" if restated[members].any() else "exact"
-                found.append(Unit(len(found), kind, size, exactness, where, tuple(members.tolist())))
+                where = next((self._places[c] for c in members if self._places[c]), "")
+                exactness = "restated" if again else "exact"
+                found.append(Unit(len(found), KINDS[kind], round(size), exactness, where, members))
         return tuple(found)
 
     def _legal(self) -> list[np.ndarray]:
@@ -124,25 +134,33 @@ class Channels:
         pinned = np.zeros(self.count, bool)
         pinned[list(self._pinned_by_rules)] = True
         bundles, loose = self._bundles
-        apart = pinned.copy()
-        apart[list(loose)] = True
+        is_name = np.zeros(self.count, bool)
         for names, _ in self.trace.ledger.rows:
-            apart[self.channel[names]] = True
-        found = {(c,): np.array([c]) for c in np.flatnonzero(~apart).tolist()}
-        for members in bundles:
-            self._add_legal(found, members, pinned)
-        ordered = sorted(found.values(), key=lambda members: int(members[0]))
-        for name, row in self._legality.links:
-            self._add_legal(found, np.append(row, name), pinned)
-        return ordered + list(found.values())[len(ordered) :]
+            is_name[self.channel[names]] = True
+        apart = pinned | is_name
+        apart[list(loose)] = True
+        found = list(np.flatnonzero(~apart)[:, None])
+        seen: set[tuple[int, ...]] = set()
 
-    def _add_legal(self, found: dict[tuple[int, ...], np.ndarray], members: np.ndarray, pinned: np.ndarray) -> None:
-        """Add the set with all that its links demand, unless that isn't legal."""
-        if not pinned[members].any():
-            closed = self._legality.close(members)
-            key = tuple(closed.tolist())
-            if key not in found and not pinned[closed].any() and self._legality.allows(closed):
-                found[key] = closed
+        def add(members: np.ndarray) -> None:
+            if not pinned[members].any():
+                closed = self._legality.close(members)
+                key = tuple(closed.tolist())
+                if key not in seen and not pinned[closed].any() and self._legality.allows(closed):
+                    seen.add(key)
+                    found.append(closed)
+
+        for alike in bundles:
+            if alike.even and not any(is_name[members].any() for members in alike.sets):
+                # No row and no axis is whole, so no link says more, and every grid loses evenly.
+                found += [np.sort(members) for members in alike.sets if not pinned[members].any()]
+            else:
+                for members in alike.sets:
+                    add(members)
+        found.sort(key=lambda members: int(members[0]))
+        for name, row in self._legality.links:
+            add(np.append(row, name))
+        return found
 
     @cached_property
     def blocks(self) -> tuple[Unit, ...]:
@@ -181,50 +199,51 @@ class Channels:
     @cached_property
     def _axes(self) -> list[tuple[str, int, np.ndarray]]:
         """Every distinct labelled axis, as the set of its channels."""
+        looked_at: set[int] = set()
         seen: dict[bytes, tuple[str, int, np.ndarray]] = {}
         for value, facets in self.trace.facets.items():
             for facet in facets:
-                if facet.size > 1:
-                    named = np.unique(self.channel[facet])
+                if facet.size > 1 and id(facet) not in looked_at:
+                    looked_at.add(id(facet))
+                    named = np.unique(self.named(facet))
                     seen.setdefault(named.tobytes(), (value.name or "", spans(facet)[0], named))
         return list(seen.values())
 
-    def _describe(self, members: np.ndarray) -> tuple[str, str]:
-        kinds = {self._kinds.get(int(c)) for c in members}
-        kind = next((k for k in KINDS if k in kinds), "channel")
-        place = self._places.get(int(members[0])) or next(
-            (self._places[int(c)] for c in members if int(c) in self._places), ""
-        )
-        return kind, place
-
-    @cached_property
-    def _kinds(self) -> dict[int, str]:
-        rank = {kind: place for place, kind in enumerate(KINDS)}
-        found: dict[int, str] = {}
-        for labels, kind in self.trace.ledger.kinds:
-            for name in np.unique(self.channel[labels]).tolist():
-                if rank[kind] < rank.get(found.get(name, ""), len(rank)):
-                    found[name] = kind
-        for names, members in self.trace.ledger.rows:
-            # Heads side by side that go together, since they read one head of keys and values.
-            named, rows = self.channel[names], self.channel[members]
-            repeats = (rows[1:] == rows[:-1]).all(axis=1)
-            if repeats.any() and not repeats.all() and found.get(int(named[0])) == "head":
-                found.update(dict.fromkeys(named[1:][repeats].tolist(), "key-value group"))
+    def named(self, facet: Facet) -> np.ndarray:
+        """The channels of a facet of the trace."""
+        found = self._named.get(id(facet))
+        if found is None:
+            found = self._named[id(facet)] = self.channel[facet]
         return found
 
     @cached_property
-    def _places(self) -> dict[int, str]:
-        """{channel: the first weight that carries it, as text like 'conv1.weight[3]'}."""
-        found: dict[int, str] = {}
+    def _kinds(self) -> np.ndarray:
+        """The kind of each channel, as a number in KINDS."""
+        found = np.full(self.count, KINDS.index("channel"))
+        said = np.full(self.count, len(KINDS))
+        for labels, kind in self.trace.ledger.kinds:
+            channels = self.channel[labels]
+            said[channels] = np.minimum(said[channels], KINDS.index(kind))
+        for names, members in self.trace.ledger.rows:
+            # Heads side by side that go together, since they read one head of keys and values.
+            named, rows = self.channel[names], self.channel[members]
+            if len(named) > 1 and said[named[0]] == KINDS.index("head"):
+                repeats = (rows[1:] == rows[:-1]).all(axis=1)
+                if repeats.any() and not repeats.all():
+                    said[named[1:][repeats]] = KINDS.index("key-value group")
+        return np.where(said < len(KINDS), said, found)
+
+    @cached_property
+    def _places(self) -> list[str]:
+        """The first weight that carries each channel, as text like 'conv1.weight[3]'; "" where none does."""
+        found = [""] * self.count
         for name, facets in self.parameters():
             for facet in facets:
                 axes = spans(facet)
-                if len(axes) != 1:
-                    continue
-                colons = ":, " * axes[0]
-                for place, c in enumerate(self.channel[facet].ravel().tolist()):
-                    found.setdefault(c, f"{name}[{colons}{place}]")
+                if len(axes) == 1:
+                    start = f"{name}[{':, ' * axes[0]}"
+                    for place, c in enumerate(self.named(facet).ravel().tolist()):
+                        found[c] = found[c] or f"{start}{place}]"
         return found
 
     # ---- weights ----------------------------------------------------------------------------------------------------
@@ -238,32 +257,6 @@ class Channels:
     def facets(self, value: ir.Value) -> tuple[Facet, ...]:
         return tuple(self.trace.facets.get(value, ()))
 
-    def _size(self, members: np.ndarray) -> int:
-        """How many weights the channels delete together."""
-        if len(members) == 1:
-            return int(self._sizes[members[0]])
-        deleted = np.zeros(self.count, bool)
-        deleted[members] = True
-        return int(sum(per_place * gone(deleted).sum() for per_place, gone in self._counters(members)))
-
-    def _counters(self, members: np.ndarray):
-        touched = {t for c in members for t in self._tensors_of.get(int(c), ())}
-        for name in sorted(touched):
-            value = self.model.ir.graph.initializers[name]
-            facets = self.facets(value)
-            joint = np.broadcast_shapes(*[f.shape for f in facets])
-            per_place = int(np.prod(self.trace.shape_of[value])) // int(np.prod(joint))
-            yield per_place, lambda deleted, facets=facets: any_flagged(deleted, [self.channel[f] for f in facets])
-
-    @cached_property
-    def _tensors_of(self) -> dict[int, set[str]]:
-        found: dict[int, set[str]] = defaultdict(set)
-        for name, facets in self.parameters():
-            for facet in facets:
-                for c in np.unique(self.channel[facet]):
-                    found[int(c)].add(name)
-        return found
-
     @cached_property
     def _sizes(self) -> np.ndarray:
         """Number of weights that each channel deletes by itself."""
@@ -276,29 +269,14 @@ class Channels:
         """
         total = np.zeros(self.count)
         for name, facets in self.parameters():
-            if name not in saliency:
-                continue
-            array = saliency[name]
-            shape = self.trace.shape_of[self.model.ir.graph.initializers[name]]
-            if array is None:
-                array = np.broadcast_to(np.float64(1), shape)
-            named = [self.channel[f] for f in facets]
-            for facet in named:
-                summed = _sum_to(array, facet.shape)
-                total += np.bincount(facet.ravel(), weights=summed.ravel(), minlength=self.count)
-            for i, a in enumerate(named):
-                for b in named[:i]:
-                    total -= self._shared(array, a, b)
+            if name in saliency:
+                named = [self.named(f) for f in facets]
+                weighing.add(total, saliency[name], self.shape(name), named)
         return total
 
-    def _shared(self, array: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """What was counted twice because both facets give an element the same channel."""
-        if not np.intersect1d(a, b).size:
-            return np.zeros(self.count)
-        a, b = np.broadcast_arrays(a, b)
-        same = a == b
-        summed = _sum_to(array, a.shape)
-        return np.bincount(a[same], weights=summed[same], minlength=self.count)
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of an initializer."""
+        return self.trace.shape_of[self.model.ir.graph.initializers[name]]
 
     @cached_property
     def has_bundles(self) -> bool:
@@ -382,7 +360,7 @@ class Channels:
 
     def keep_mask(self, value: ir.Value, deleted: np.ndarray) -> np.ndarray:
         """Which elements of a tensor stay: bool, broadcastable to its shape, of size 1 where no facet speaks."""
-        gone = [found for found in (deleted[self.channel[f]] for f in self.facets(value)) if found.any()]
+        gone = [found for found in (deleted[self.named(f)] for f in self.facets(value)) if found.any()]
         if not gone:
             return np.ones((1,) * len(self.trace.shape_of[value]), bool)
         return ~np.logical_or.reduce(np.broadcast_arrays(*gone))
@@ -404,8 +382,3 @@ class Channels:
 def _is_weight(value: ir.Value) -> bool:
     tensor = value.const_value
     return tensor is not None and tensor.dtype.is_floating_point() and tensor.size > 1
-
-
-def _sum_to(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    axes = tuple(a for a, size in enumerate(shape) if size == 1 and array.shape[a] != 1)
-    return array.sum(axis=axes, keepdims=True, dtype=np.float64) if axes else np.asarray(array, np.float64)
