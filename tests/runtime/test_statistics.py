@@ -12,6 +12,7 @@ from onnxprune.runtime.statistics import (
     non_inferiority,
     paired_difference_interval,
     paired_mean_interval,
+    samples_needed,
 )
 
 
@@ -152,3 +153,20 @@ def test_runs_that_were_preempted_do_not_count():
 def test_one_round_has_no_interval():
     with pytest.raises(ValueError, match="at least two"):
         log_ratio_interval([(np.ones(3), np.ones(3))])
+
+
+@pytest.mark.parametrize("margin, discordance, power", [(0.01, 0.02, 0.8), (0.005, 0.02, 0.8), (0.02, 0.03, 0.9)])
+def test_samples_needed(margin, discordance, power):
+    """Drawn validations of two equally good models pass about as often as asked with that many samples."""
+    n = samples_needed(margin, discordance, power)
+    generator = np.random.default_rng(0)
+    passed = []
+    for b, c, _ in generator.multinomial(n, [discordance / 2, discordance / 2, 1 - discordance], 300):
+        passed.append(non_inferiority(*paired_difference_interval(n, b, c), margin) == "passed")
+    assert np.mean(passed) == pytest.approx(power, abs=0.05)
+
+
+@pytest.mark.parametrize("margin, discordance", [(0.0, 0.02), (0.01, 0.0), (0.01, 1.5)])
+def test_no_number_of_samples_is_enough(margin, discordance):
+    with pytest.raises(ValueError, match="no number of samples"):
+        samples_needed(margin, discordance)
