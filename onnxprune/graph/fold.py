@@ -1,7 +1,7 @@
 """Fold shape arithmetic: the small integer computations that exporters leave between a shape and its use.
 
 torch's exporter, unoptimised, writes a missing bias as Shape -> Expand -> CastLike -> Expand of zeros. Such chains are
-evaluated here with onnx's reference implementation, so that tracing meets a plain initializer. Parameters are never
+evaluated here, so that tracing meets a plain initializer. Parameters are never
 folded into each other: they keep their names.
 """
 
@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
+from onnxprune.graph.arithmetic import compute
 from onnxprune.graph.bounds import is_bounded
 
 #: Operators that compute shapes. All are pure; none reads the values of a large tensor.
@@ -73,12 +74,15 @@ MAX_FOLDED_ELEMENTS = 2**20
 
 
 def evaluate_node(node: ir.Node, inputs: list[np.ndarray | None]) -> list[np.ndarray] | None:
-    """Compute one node with onnx's reference implementation; None where it has none or refuses, or where it grows.
+    """Compute one node; None where onnx's reference implementation has none or refuses, or where the result is large.
 
     The node means what its operator meant in the opset of its graph: `Unsqueeze` had its axes as an attribute once.
     """
     if not is_bounded(node, inputs):
         return None
+    direct = compute(node, inputs)
+    if direct is not None:
+        return [direct]
     proto = ir.serde.serialize_node(node)
     feeds = {}
     for index, array in enumerate(inputs):

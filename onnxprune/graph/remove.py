@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from fractions import Fraction
 
 import numpy as np
 import onnx_ir as ir
@@ -11,8 +10,9 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxprune.errors import InputError
 from onnxprune.graph import shapes
 from onnxprune.graph.compact import kept_in_a_row, shape_after, take
-from onnxprune.graph.model import Model, free_name
-from onnxprune.graph.rules import MENDS, Change, Mended
+from onnxprune.graph.mending import Mender
+from onnxprune.graph.model import Model
+from onnxprune.graph.rules import MENDS, Change
 from onnxprune.graph.units import Channels, Unit
 
 #: A sliced tensor up to this many elements is kept once computed; larger ones are sliced again when they are read.
@@ -107,6 +107,7 @@ def _mend(model: Model, channels: Channels, copy: ir.Model, twin, masks, after) 
     values: dict[ir.Value, np.ndarray] = {}
     if any((node.domain, node.op_type) in MENDS for node in model.ir.graph):
         values = shapes.evaluate(copy, {twin[v]: shape for v, shape in after.items() if v in twin})
+    mender = Mender(copy.graph)
     resized = {v for v, array in trace.values.items() if not np.array_equal(values.get(twin[v]), array)}
     for node, other in zip(model.ir.graph, list(copy.graph), strict=True):
         function = MENDS.get((node.domain, node.op_type))
@@ -130,126 +131,12 @@ def _mend(model: Model, channels: Channels, copy: ir.Model, twin, masks, after) 
         )
         mended = function(change)
         if mended is not None:
-            _apply(copy.graph, other, mended)
+            mender.apply(other, mended)
 
 
 def _value(node: ir.Node, index: int, values: Mapping[ir.Value, np.ndarray]) -> np.ndarray | None:
     value = node.inputs[index] if index < len(node.inputs) else None
     return None if value is None else values.get(value)
-
-
-def _apply(graph: ir.Graph, node: ir.Node, mended: Mended) -> None:
-    for name, value in mended.attributes.items():
-        if value is None:
-            node.attributes.pop(name, None)
-        elif isinstance(value, int):
-            node.attributes[name] = ir.AttrInt64(name, value)
-        elif isinstance(value, float):
-            node.attributes[name] = ir.AttrFloat32(name, value)
-        else:
-            node.attributes[name] = ir.AttrInt64s(name, list(value))
-    for axis, places in mended.picked.items():
-        _pick(graph, node, axis, places)
-    for index, factor in mended.multiply.items():
-        _multiply(graph, node, index, factor)
-    if mended.scale != 1.0:
-        _scale_output(graph, node, mended.scale)
-    for index, changes in mended.places.items():
-        _write_places(graph, node, index, changes)
-    for index, array in mended.inputs.items():
-        if len(node.inputs) <= index:
-            node.resize_inputs(index + 1)
-        old = node.inputs[index]
-        if old is not None and old.const_value is not None and np.array_equal(old.const_value.numpy(), array):
-            continue
-        dtype = np.int64 if old is None or old.dtype is None else old.dtype.numpy()
-        node.replace_input_with(index, _constant(graph, f"{node.name}.input{index}", np.asarray(array, dtype)))
-
-
-def _pick(graph: ir.Graph, node: ir.Node, axis: int, places: np.ndarray) -> None:
-    """Let the node read no more than these places of its first input."""
-    source = node.inputs[0]
-    name = free_name(f"{node.name}.picked", graph)
-    operands = [source, _constant(graph, f"{node.name}.places", np.asarray(places, np.int64))]
-    gather = ir.Node("", "Gather", operands, [ir.AttrInt64("axis", axis)], name=name)
-    gather.outputs[0].name, gather.outputs[0].type = name, source.type
-    graph.insert_before(node, gather)
-    node.replace_input_with(0, gather.outputs[0])
-
-
-def _write_places(graph: ir.Graph, node: ir.Node, index: int, changes: Mapping[int, int | Fraction]) -> None:
-    """Give elements of a one-dimensional input other values: in its constant, or by arithmetic before the node."""
-    old = node.inputs[index]
-    if old.const_value is not None and not old.is_graph_input():
-        array = np.array(old.const_value.numpy())
-        for position, value in changes.items():
-            array[position] = array[position] * value if isinstance(value, Fraction) else value
-        node.replace_input_with(index, _constant(graph, f"{node.name}.input{index}", array))
-        return
-    size = max(changes) + 1 if old.shape is None else old.shape[0]
-    dtype = (old.dtype or ir.DataType.INT64).numpy()
-    factors = {position: value for position, value in changes.items() if isinstance(value, Fraction)}
-    written = {position: value for position, value in changes.items() if position not in factors}
-
-    def vector(values: Mapping[int, int], other: int, dtype: np.dtype = dtype) -> ir.Value:
-        array = np.full(size, other, dtype)
-        array[list(values)] = list(values.values())
-        return _constant(graph, f"{node.name}.sizes", array)
-
-    new = old
-    if factors:
-        new = _insert(graph, node, "Mul", new, vector({p: f.numerator for p, f in factors.items()}, 1))
-        new = _insert(graph, node, "Div", new, vector({p: f.denominator for p, f in factors.items()}, 1))
-    if written:
-        flags = vector(dict.fromkeys(written, True), False, np.dtype(bool))
-        new = _insert(graph, node, "Where", flags, vector(written, 0), new)
-    node.replace_input_with(index, new)
-
-
-def _insert(graph: ir.Graph, before: ir.Node, operator: str, *operands: ir.Value) -> ir.Value:
-    """What a new node in front of `before` gives; type and shape are those of the last computed operand."""
-    like = next(v for v in reversed(operands) if v.const_value is None)
-    name = free_name(f"{before.name}.{operator.lower()}", graph)
-    node = ir.Node("", operator, operands, name=name)
-    node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = name, like.type, like.shape
-    graph.insert_before(before, node)
-    return node.outputs[0]
-
-
-def _constant(graph: ir.Graph, wanted: str, array: np.ndarray) -> ir.Value:
-    """A new initializer."""
-    name = free_name(wanted, graph)
-    tensor = ir.tensor(np.asarray(array), name=name)
-    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
-    graph.register_initializer(value)
-    return value
-
-
-def _multiply(graph: ir.Graph, node: ir.Node, index: int, factor: float) -> None:
-    """Give the node its own copy of a weight, times `factor`."""
-    old = node.inputs[index]
-    tensor = old.const_value
-    name = free_name(f"{old.name}.scaled", graph) if len(old.uses()) > 1 else old.name
-    array = (tensor.numpy().astype(np.float64) * factor).astype(tensor.dtype.numpy())
-    scaled = ir.tensor(array, dtype=tensor.dtype, name=name)
-    if name == old.name:
-        old.const_value = scaled
-        return
-    node.replace_input_with(index, _constant(graph, name, array))
-
-
-def _scale_output(graph: ir.Graph, node: ir.Node, factor: float) -> None:
-    """Multiply what the node gives; its readers, and a graph output's name, follow."""
-    out = node.outputs[0]
-    name = free_name(f"{node.name}.scale", graph)
-    value = _constant(graph, name, np.array(factor, (out.dtype or ir.DataType.FLOAT).numpy()))
-    scaled = ir.Node("", "Mul", [out, value], name=name)
-    scaled.outputs[0].type, scaled.outputs[0].shape = out.type, out.shape
-    is_output = out.is_graph_output()
-    out.replace_all_uses_with(scaled.outputs[0], replace_graph_outputs=is_output)
-    scaled.replace_input_with(0, out)
-    scaled.outputs[0].name, out.name = (out.name, f"{out.name}.kept") if is_output else (f"{out.name}.scaled", out.name)
-    graph.insert_after(node, scaled)
 
 
 def _skip(graph: ir.Graph, add: ir.Node, kept: int) -> None:
