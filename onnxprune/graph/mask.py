@@ -38,7 +38,9 @@ def mask(model: Model, channels: Channels, units: Iterable[Unit | int]) -> Model
         if node.op_type in NORMALISATIONS and not node.domain:
             keep = channels.keep_mask(node.inputs[0], deleted)
             if not keep.all():
-                _restate(graph, twin, np.asarray(keep), channels.trace.shape_of[node.inputs[0]])
+                before = _before_reshape(channels, node.inputs[0])
+                source = None if before is None else np.asarray(channels.keep_mask(before, deleted))
+                _restate(graph, twin, np.asarray(keep), channels.trace.shape_of[node.inputs[0]], source)
         index = _divisor(node)
         if index is not None:
             keep = channels.keep_mask(node.inputs[index], deleted)
@@ -97,8 +99,22 @@ def _dtype(value: ir.Value) -> ir.DataType:
     return value.dtype
 
 
-def _restate(graph: ir.Graph, node: ir.Node, keep: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Write a normalisation out, with statistics over what `keep` keeps: bool, broadcastable to x's `shape`."""
+def _before_reshape(channels: Channels, x: ir.Value) -> ir.Value | None:
+    """What was reshaped into x along symbolic axes, so that only at run time is known where x keeps what."""
+    producer = x.producer()
+    if producer is None or producer.op_type != "Reshape":
+        return None
+    rank = len(channels.trace.shape_of[x])
+    return producer.inputs[0] if any(channels.trace.is_dynamic(x, axis) for axis in range(1, rank)) else None
+
+
+def _restate(
+    graph: ir.Graph, node: ir.Node, keep: np.ndarray, shape: tuple[int, ...], source: np.ndarray | None = None
+) -> None:
+    """Write a normalisation out, with statistics over what `keep` keeps: bool, broadcastable to x's `shape`.
+
+    `source` says what is kept of the tensor that was reshaped into x.
+    """
     write = _Writer(graph, node)
     x = node.inputs[0]
     rank = len(shape)
@@ -119,9 +135,14 @@ def _restate(graph: ir.Graph, node: ir.Node, keep: np.ndarray, shape: tuple[int,
         scale_shape = (1, -1) + (1,) * (rank - 2)
     epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
     dtype = _dtype(node.inputs[0]).numpy()
-    kept = write.constant(keep.astype(dtype))
     # The mean over all places is that over the kept ones times the fraction kept.
-    fraction = write.constant(keep.mean(axis=tuple(axes), keepdims=True).clip(1e-9).astype(dtype))
+    if source is None:
+        kept = write.constant(keep.astype(dtype))
+        fraction = write.constant(keep.mean(axis=tuple(axes), keepdims=True).clip(1e-9).astype(dtype))
+    else:
+        whole, target = node.inputs[0].producer().inputs
+        kept = write("Reshape", write("Expand", write.constant(source.astype(dtype)), write("Shape", whole)), target)
+        fraction = write("Max", write.mean(kept, axes), write.constant(np.array(1e-9, dtype)))
     mean = write("Div", write.mean(write("Mul", x, kept), axes), fraction)
     centred = write("Mul", write("Sub", x, mean), kept)
     variance = write("Div", write.mean(write("Mul", centred, centred), axes), fraction)

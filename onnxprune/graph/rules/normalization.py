@@ -96,10 +96,15 @@ def mean_square_over_all(change: Change) -> Mended | None:
 
 
 def _restate(op: Op, facets: Facets, axes: Sequence[int]) -> None:
-    """Statistics over `axes` become those of the kept places; symbolic sizes are left alone."""
+    """Statistics over `axes` become those of the kept places.
+
+    Over a symbolic size only behind a Reshape, as GroupNorm is written: there the mask can be made at run time.
+    """
+    producer = op.node.inputs[0].producer()
+    is_reshaped = producer is not None and producer.op_type == "Reshape"
     for found in facets:
         touched = [a for a in spans(found) if a in axes]
-        if touched and any(op.is_dynamic_input(0, a) for a in spans(found)):
+        if touched and not is_reshaped and any(op.is_dynamic_input(0, a) for a in spans(found)):
             op.pin([found], "takes statistics over a symbolic size")
         elif touched:
             op.ledger.restate(found)
