@@ -16,6 +16,7 @@ from pathlib import Path
 import onnxruntime
 
 CUDA = "CUDAExecutionProvider"
+CUDA_LIBRARIES = ("libcuda", "libcublas", "libcudnn", "libonnxruntime_providers_cuda")
 
 
 def why_not_cuda() -> str | None:
@@ -64,7 +65,7 @@ def mapped_libraries() -> list[str]:
     if not maps.exists():
         return []
     files = {line.split()[-1] for line in maps.read_text().splitlines() if "/" in line}
-    return sorted(file for file in files if any(part in file for part in ("libcuda", "libcublas", "libcudnn")))
+    return sorted(file for file in files if Path(file).name.startswith(CUDA_LIBRARIES))
 
 
 def device_names() -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnxruntime
 
-from onnxprune.runtime import cuda
+from onnxprune.runtime import cuda, nvml
 from onnxprune.runtime.children import memory_limit_note
 
 # Instruction sets that change which kernels ONNX Runtime picks, widest first; names as Linux's /proc/cpuinfo has them.
@@ -51,7 +51,9 @@ def environment() -> dict[str, object]:
         "cores_available": cores_available(),
         "cores_limit_cgroup": _cgroup_cores(),
         "load_average": load_average(),
+        "affinity": affinity(),
         "cuda_devices": cuda.device_names(),
+        "cuda_driver": nvml.driver_version(),
         "notes": notes,
     }
 
@@ -82,6 +84,11 @@ def cores_available() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cgroup_cores()
     return max(1, min(cores, int(quota))) if quota else cores
+
+
+def affinity() -> list[int] | None:
+    """The cores that this process may be scheduled on, None where the system doesn't say."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
 def load_average() -> float | None:

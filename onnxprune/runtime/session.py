@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ __all__ = [
     "open_session",
     "placement",
     "profiled_placement",
+    "prove_session",
     "run_in_child",
     "run_session",
 ]
@@ -40,6 +42,7 @@ COMPUTE_OPERATORS = frozenset(
     {"Conv", "ConvTranspose", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvInteger", "MatMulInteger"}
     | {"QLinearConv", "QLinearMatMul", "Attention", "MultiHeadAttention", "LSTM", "GRU", "RNN"}
 )
+CONVOLUTION_SEARCH = "EXHAUSTIVE"  # ONNX Runtime's own default, said aloud so that both arms have it
 COPY_OPERATORS = frozenset({"MemcpyFromHost", "MemcpyToHost"})
 
 
@@ -48,13 +51,15 @@ class SessionSettings:
     """How a model is run.
 
     threads: intra-operator threads, 0 for all cores this process may use; optimization: graph optimisation level;
-    tf32: whether CUDA may round float32 products to TF32 (ONNX Runtime's own default is yes).
+    tf32: whether CUDA may round float32 products to TF32 (ONNX Runtime's own default is yes); cuda_graph: whether
+    CUDA captures the work once and replays it.
     """
 
     provider: Provider = "cpu"
     threads: int = 1
     optimization: Literal["all", "none"] = "all"
     tf32: bool = False
+    cuda_graph: bool = False
 
     def __post_init__(self) -> None:
         if self.provider not in get_args(Provider):
@@ -63,6 +68,15 @@ class SessionSettings:
             raise InputError(f"threads is {self.threads}. Give a positive number, or 0 for all cores.")
         if self.optimization not in ("all", "none"):
             raise InputError(f"Optimisation level '{self.optimization}' is unknown. Choose all or none.")
+
+    def as_dict(self) -> dict[str, str]:
+        """What both arms of a comparison are run with, in words, for the record."""
+        shared = {"optimization": self.optimization, "spinning": "off"}
+        if self.provider == "cpu":
+            return {**shared, "threads": str(self.threads or cores_available())}
+        switches = {"tf32": self.tf32, "cuda_graph": self.cuda_graph}
+        words = {name: "on" if switch else "off" for name, switch in switches.items()}
+        return {**shared, **words, "convolution_search": CONVOLUTION_SEARCH}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +106,29 @@ def open_session(model: str | Path | bytes, settings: SessionSettings | None = N
     message names the missing library, or the operators that would run elsewhere).
     """
     return _open(model, settings or SessionSettings(), profile_prefix=None)
+
+
+def prove_session(session: onnxruntime.InferenceSession, asked: Provider) -> Placement:
+    """Where the nodes of a session run that somebody else opened, however they asked for the provider.
+
+    The session needs the configuration entry session.record_ep_graph_assignment_info = 1.
+    Raises: ProviderRefused naming the missing library, or the operators that run elsewhere.
+    """
+    try:
+        seen = placement(session, asked)
+    except Exception as error:
+        raise ProviderRefused(
+            f"Where this session runs can't be proved: {_first_line(error)}. Set the configuration entry "
+            "session.record_ep_graph_assignment_info to 1 in its SessionOptions."
+        ) from error
+    if PROVIDER_NAMES[asked] not in session.get_providers() or not seen.proved:
+        reason = why_refused(asked)
+        found = ", ".join(f"{count} nodes on {name}" for name, count in seen.nodes_per_provider.items()) or "no nodes"
+        raise ProviderRefused(
+            f"This session isn't on {asked}: ONNX Runtime's record shows {found}. {reason or ''}".strip()
+        )
+    _require_libraries(asked)
+    return seen
 
 
 def placement(session: onnxruntime.InferenceSession, asked: Provider) -> Placement:
@@ -175,6 +212,7 @@ def _open(
         )
     if settings.provider != "cpu":
         _require_proof(placement(session, settings.provider), "ONNX Runtime's assignment record")
+        _require_libraries(settings.provider)
     return session
 
 
@@ -185,7 +223,12 @@ def _providers(settings: SessionSettings) -> list[object]:
     reason = why_refused(settings.provider)
     if reason:
         raise ProviderRefused(reason)
-    return [(cuda.CUDA, {"use_tf32": "1" if settings.tf32 else "0"}), PROVIDER_NAMES["cpu"]]
+    options = {
+        "use_tf32": "1" if settings.tf32 else "0",
+        "cudnn_conv_algo_search": CONVOLUTION_SEARCH,
+        "enable_cuda_graph": "1" if settings.cuda_graph else "0",
+    }
+    return [(cuda.CUDA, options), PROVIDER_NAMES["cpu"]]
 
 
 def why_refused(provider: Provider) -> str | None:
@@ -205,6 +248,23 @@ def _require_proof(seen: Placement, source: str) -> None:
     raise ProviderRefused(
         f"Asked for {seen.asked}, but {source} shows {found}. That would not be a {seen.asked} figure."
     )
+
+
+def _require_libraries(asked: Provider) -> None:
+    """A session in a process into which no CUDA library is mapped isn't on CUDA, whatever its record says."""
+    if asked == "cpu" or not sys.platform.startswith("linux"):
+        return
+    mapped = cuda.mapped_libraries()
+    missing = [name for name in ("libonnxruntime_providers_cuda", "libcublas", "libcuda") if not _has(mapped, name)]
+    if missing:
+        raise ProviderRefused(
+            f"Asked for {asked}, but {', '.join(missing)} isn't mapped into this process (/proc/self/maps). "
+            f"{why_refused(asked) or f'That would not be a {asked} figure.'}"
+        )
+
+
+def _has(files: list[str], name: str) -> bool:
+    return any(Path(file).name.startswith(f"{name}.") for file in files)
 
 
 def _placement(asked: Provider, nodes: list[tuple[str, str]], copies: int | None) -> Placement:

@@ -1,12 +1,14 @@
 """The protocol is followed and every way to fail ends in a sentence; what the clock says isn't tested."""
 
+import time
+
 import numpy as np
 import onnx
 import pytest
 
 from onnxprune.errors import InputError, ModelError
 from onnxprune.runtime import latency
-from onnxprune.runtime.latency import compare_latency, latency_verdict
+from onnxprune.runtime.latency import compare_latency, latency_verdict, more_seconds
 from onnxprune.runtime.session import SessionSettings
 from onnxprune.runtime.stopwatch import LEAST_TURNS, measure
 
@@ -56,7 +58,7 @@ def test_verdicts(low, high, verdict):
 def test_three_arms_side_by_side(net_path, wide_path):
     seen = []
     models = {"before": wide_path, "after": net_path, "again": wide_path}
-    found = compare_latency(models, seconds=2.0, batch=2, progress=lambda *event: seen.append(event))
+    found = compare_latency(models, seconds=1.0, batch=2, progress=lambda *event: seen.append(event))
     assert found.refused is None and found.failures == {}
     assert [arm.name for arm in found.arms] == ["before", "after", "again"]
     assert [ratio.name for ratio in found.ratios] == ["after", "again"]
@@ -72,7 +74,7 @@ def test_three_arms_side_by_side(net_path, wide_path):
     assert after.low <= after.ratio <= after.high
     assert after.verdict == "faster"
     assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
-    assert all(total == 2 for _, total, _ in seen)
+    assert all(total == 1 for _, total, _ in seen)
 
 
 def test_rounds_make_new_sessions_in_random_order(net_path, wide_path, monkeypatch):
@@ -94,13 +96,45 @@ def test_rounds_make_new_sessions_in_random_order(net_path, wide_path, monkeypat
     assert all(times.ndim == 1 and (times > 0).all() for measured in rounds for times in measured.times_ms)
 
 
+# Divides the smallest 32-bit integer by -1, for which the processor stops the process.
+CRASH = """
+<ir_version: 10, opset_import: ["" : 18]>
+net (float[N, 3, 12, 12] image) => (int32[1] out) {
+    least = Constant <value = int32[1] {-2147483648}> ()
+    difference = Sub (image, image)
+    nothing = ReduceMax <keepdims = 0> (difference)
+    zero = Cast <to = 6> (nothing)
+    one = Constant <value = int32[1] {1}> ()
+    minus = Sub (zero, one)
+    out = Div (least, minus)
+}
+"""
+# The same by a random odd number, which is -1 once in about 200 runs.
+CRASH_LATER = """
+<ir_version: 10, opset_import: ["" : 18]>
+net (float[N, 3, 12, 12] image) => (int32[1] out) {
+    least = Constant <value = int32[1] {-2147483648}> ()
+    drawn = RandomUniform <shape = [1], high = 200.0, low = 0.0> ()
+    whole = Cast <to = 6> (drawn)
+    twice = Add (whole, whole)
+    one = Constant <value = int32[1] {1}> ()
+    odd = Sub (twice, one)
+    out = Div (least, odd)
+}
+"""
+
+
 @pytest.mark.parametrize(
     "text, memory_mb, sentence",
-    [(HUGE, 1000, "'candidate' ran out of memory"), (ENDLESS, None, "'candidate' was stopped after 3 s")],
-    ids=["memory", "hang"],
+    [
+        (HUGE, 1000, "'candidate' ran out of memory"),
+        (ENDLESS, None, "'candidate' was stopped after 10 s"),
+        (CRASH, None, "'candidate' crashed (SIGFPE)"),
+    ],
+    ids=["memory", "hang", "crash"],
 )
 def test_an_arm_that_never_returns(networks, net_path, tmp_path, monkeypatch, text, memory_mb, sentence):
-    monkeypatch.setattr(latency, "PROBE_TIMEOUT_S", 3.0)
+    monkeypatch.setattr(latency, "PROBE_TIMEOUT_S", 10.0)
     path = tmp_path / "bad.onnx"
     onnx.save(networks[1](text), path)
     found = compare_latency(
@@ -109,6 +143,48 @@ def test_an_arm_that_never_returns(networks, net_path, tmp_path, monkeypatch, te
     assert sentence in found.failures["candidate"]
     assert found.refused is None and [ratio.name for ratio in found.ratios] == ["other"]
     assert sentence in str(found)
+
+
+def test_an_arm_that_dies_while_it_is_measured(networks, net_path, tmp_path, monkeypatch):
+    """Every other run of the middle arm crashes soon; the other two are compared all the same."""
+    monkeypatch.setattr(latency, "_latency_feed", lambda *_: {"image": np.ones((1, 3, 12, 12), np.float32)})
+    path = tmp_path / "later.onnx"
+    onnx.save(networks[1](CRASH_LATER), path)
+    bench = latency._Bench(
+        {"reference": str(net_path), "candidate": str(path), "other": str(net_path)},
+        SessionSettings(),
+        {"image": np.ones((1, 3, 12, 12), np.float32)},
+        None,
+        0,
+        lambda what: None,
+    )
+    alone = latency.probe(str(net_path), SessionSettings(), {"image": np.ones((1, 3, 12, 12), np.float32)})
+    bench.probes = dict.fromkeys(("reference", "candidate", "other"), alone)
+    bench.measure_all(time.monotonic() + 3, None)
+    assert bench.failures == {"candidate": "While it was measured, 'candidate' crashed (SIGFPE)."}
+    assert [ratio.name for ratio in bench.ratios(1.0)] == ["other"]
+    assert len(bench.times_ms["reference"]) == len(bench.times_ms["other"]) >= 2
+
+
+@pytest.mark.parametrize(
+    "low, ratio, high, seconds",
+    [
+        (0.95, 0.96, 0.985, None),  # there is a verdict
+        (0.94, 0.97, 1.00, 10 * ((0.03 / 0.02) ** 2 - 1)),  # 0.02 below 0.99
+        (0.96, 1.0, 1.04, 10 * ((0.04 / 0.02) ** 2 - 1)),  # to be the same
+        (0.98, 1.0, 1.0201, 2.5),  # nearly there: a quarter of the time at least
+    ],
+)
+def test_how_much_longer(low, ratio, high, seconds):
+    assert more_seconds(low, ratio, high, 10.0) == (None if seconds is None else pytest.approx(seconds))
+
+
+def test_until_stops_early_and_says_what_it_ran_with(net_path, wide_path, monkeypatch):
+    """Any interval is precise enough here: the first look ends it."""
+    monkeypatch.setattr(latency, "UNTIL_SLICE_S", 0.2)
+    found = compare_latency({"a": wide_path, "b": net_path}, seconds=600.0, until=1e6)
+    assert found.seconds < 300 and found.rounds >= latency.LEAST_ROUNDS
+    assert found.settings == {"optimization": "all", "spinning": "off", "threads": "1"}
 
 
 def test_a_reference_that_never_returns(networks, net_path, tmp_path):

@@ -1,8 +1,10 @@
 """Sessions are what they claim: a CPU session never passes for CUDA, and refusals name what is missing."""
 
+import sys
 from types import SimpleNamespace
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from onnxprune.errors import InputError, ModelError, ProviderRefused
@@ -13,6 +15,7 @@ from onnxprune.runtime.session import (
     open_session,
     placement,
     profiled_placement,
+    prove_session,
     run_session,
     why_refused,
 )
@@ -93,6 +96,53 @@ def test_a_silent_fall_back_to_the_cpu_is_refused(net_path, monkeypatch):
     )
     with pytest.raises(ProviderRefused, match=f"opened the model on {CPU}"):
         open_session(net_path, SessionSettings("cuda"))
+
+
+class Forged(Tampered):
+    """One that forged the assignment record too."""
+
+    def get_provider_graph_assignment_info(self):
+        return [SimpleNamespace(ep_name=CUDA, get_nodes=lambda: [SimpleNamespace(op_type="Conv")])]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="this system has no /proc/self/maps")
+def test_a_forged_record_is_refused_for_want_of_mapped_libraries(net_path, monkeypatch):
+    monkeypatch.setattr(cuda, "why_not_cuda", lambda: None)
+    monkeypatch.setattr(cuda, "mapped_libraries", list)
+    forged = Forged(open_session(net_path))
+    with pytest.raises(ProviderRefused, match=r"libcublas, libcuda isn't mapped .*would not be a cuda figure"):
+        prove_session(forged, "cuda")
+
+
+@pytest.mark.skipif(why_refused("cuda") is None, reason="this machine has CUDA")
+@pytest.mark.parametrize(
+    "providers, only",
+    [([CUDA], False), ([CUDA, CPU], False), ([CUDA], True), ([(CUDA, {"device_id": "0"}), CPU], False), (None, False)],
+    ids=["alone", "with the CPU behind it", "without falling back", "with options", "unsaid"],
+)
+def test_each_way_of_asking_onnxruntime_for_cuda_is_refused_here(net_path, capfd, providers, only):
+    """It calls itself a GPU build and opens the session on the CPU; we name what is missing."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1" if only else "0")
+    try:
+        opened = onnxruntime.InferenceSession(str(net_path), options, providers=providers)
+    except onnxruntime.capi.onnxruntime_pybind11_state.Fail:
+        assert only  # the one way in which ONNX Runtime itself refuses, though it doesn't say why
+        opened = None
+    capfd.readouterr()
+    with pytest.raises(ProviderRefused) as caught:
+        prove_session(opened, "cuda") if opened else open_session(net_path, SessionSettings("cuda"))
+    assert why_refused("cuda") in str(caught.value)
+    assert any(name in str(caught.value) for name in ("libcu", "onnxruntime-gpu", "driver"))
+
+
+def test_a_session_without_a_record_proves_nothing(net_path):
+    opened = onnxruntime.InferenceSession(str(net_path), providers=[CPU])
+    with pytest.raises(ProviderRefused, match="record_ep_graph_assignment_info"):
+        prove_session(opened, "cpu")
+    assert prove_session(open_session(net_path), "cpu").proved
 
 
 @pytest.mark.parametrize(
