@@ -47,7 +47,7 @@ def environment() -> dict[str, object]:
         "system": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
         "processor": _processor(),
-        "instruction_sets": _instruction_sets(),
+        "instruction_sets": instruction_sets(),
         "cores_available": cores_available(),
         "cores_limit_cgroup": _cgroup_cores(),
         "load_average": load_average(),
@@ -125,7 +125,8 @@ def _processor() -> str:
     return _cpu_lines().get("model name") or platform.processor() or platform.machine()
 
 
-def _instruction_sets() -> list[str]:
+def instruction_sets() -> list[str]:
+    """Those of INSTRUCTION_SETS that this processor has."""
     lines = _cpu_lines()
     flags = set((lines.get("flags") or lines.get("Features") or "").split())
     return [name for name in INSTRUCTION_SETS if name in flags]

@@ -99,13 +99,21 @@ class Placement:
         return self.nodes_per_provider.get(PROVIDER_NAMES[self.asked], 0) > 0 and not self.compute_ops_elsewhere
 
 
-def open_session(model: str | Path | bytes, settings: SessionSettings | None = None) -> onnxruntime.InferenceSession:
+def open_session(
+    model: str | Path | bytes,
+    settings: SessionSettings | None = None,
+    *,
+    profile_prefix: str | None = None,
+    optimised_to: str | None = None,
+) -> onnxruntime.InferenceSession:
     """Open `model` with spinning off, and prove that it runs on the provider asked for.
+
+    profile_prefix: profile the runs into a file of such a name; optimised_to: write the optimised graph to this file.
 
     Raises: ModelError (ONNX Runtime can't take the model), ProviderRefused (the provider isn't really there; the
     message names the missing library, or the operators that would run elsewhere).
     """
-    return _open(model, settings or SessionSettings(), profile_prefix=None)
+    return _open(model, settings or SessionSettings(), profile_prefix, optimised_to)
 
 
 def prove_session(session: onnxruntime.InferenceSession, asked: Provider) -> Placement:
@@ -149,7 +157,7 @@ def profiled_placement(
     Raises: as open_session; ProviderRefused also where profile and assignment record disagree.
     """
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
-        session = _open(model, settings, profile_prefix=str(Path(folder) / "profile"))
+        session = open_session(model, settings, profile_prefix=str(Path(folder) / "profile"))
         run_session(session, feed)
         events = json.loads(Path(session.end_profiling()).read_text())
         assigned = placement(session, settings.provider)
@@ -182,7 +190,7 @@ def run_session(session: onnxruntime.InferenceSession, feed: Mapping[str, np.nda
 
 
 def _open(
-    model: str | Path | bytes, settings: SessionSettings, profile_prefix: str | None
+    model: str | Path | bytes, settings: SessionSettings, profile_prefix: str | None, optimised_to: str | None
 ) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong arrives as an exception, once
@@ -198,6 +206,8 @@ def _open(
     if profile_prefix:
         options.enable_profiling = True
         options.profile_file_prefix = profile_prefix
+    if optimised_to:
+        options.optimized_model_filepath = optimised_to
     source = model if isinstance(model, bytes) else str(model)
     providers = _providers(settings)
     try:
