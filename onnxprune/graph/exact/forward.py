@@ -1,0 +1,118 @@
+"""What is known of every value, from the initializers on.
+
+An output element is known only if every input element it depends on is; the exceptions are listed by operator (0 times
+anything, a condition that is known, an exponent of 0, a deciding constant). Values inside the network are assumed
+finite.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxprune.graph.exact import elementwise, movement, statistics
+from onnxprune.graph.exact.known import Known, pair
+from onnxprune.graph.exact.products import OPERATORS, Products, products
+from onnxprune.graph.exact.step import FORWARD, Step, dtype_of, holds_weights, knows
+from onnxprune.graph.trace import Trace
+
+__all__ = ["Facts", "elementwise", "forward", "movement", "statistics"]
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """What is known of each tensor (absent: nothing), and how each node that sums products reads its operands."""
+
+    known: Mapping[ir.Value, Known]
+    products: Mapping[ir.Node, Products] = field(default_factory=dict)
+
+
+def forward(trace: Trace) -> Facts:
+    """What is known of every tensor of the traced graph."""
+    known: dict[ir.Value, Known] = {}
+    laid: dict[ir.Node, Products] = {}
+    graph = trace.model.ir.graph
+    for value in graph.initializers.values():
+        if holds_weights(value):
+            array = value.const_value.numpy()
+            if array.dtype.kind in "iubf" or value.const_value.dtype == ir.DataType.BFLOAT16:
+                known[value] = pair(array.astype(dtype_of(value), copy=False))
+    for node in graph:
+        if node.domain or any(out not in trace.shape_of for out in node.outputs):
+            continue
+        if any(value is not None and value not in trace.shape_of for value in node.inputs):
+            continue
+        step = Step(trace, node, [None if v is None else known.get(v) for v in node.inputs])
+        if node.op_type in OPERATORS:
+            laid[node] = products(step)
+            results = [contraction(laid[node])]
+        else:
+            rule = FORWARD.get(node.op_type)
+            if rule is None or (not any(step.inputs) and node.op_type != "ConstantOfShape"):
+                continue
+            found = rule(step)
+            results = found if isinstance(found, list) else [found]
+        for out, result in zip(node.outputs, results, strict=False):
+            if result is not None and result.is_known.any() and _is_settled(trace, out, result):
+                known[out] = result
+    return Facts(known, laid)
+
+
+def _is_settled(trace: Trace, value: ir.Value, found: Known) -> bool:
+    """Whether what is known holds for every size of the symbolic axes, of which one was tried."""
+    shape = trace.shape_of[value]
+    if len(found.shape) != len(shape) or any(n not in (1, s) for n, s in zip(found.shape, shape, strict=True)):
+        raise AssertionError(f"What is known of '{value.name}' has shape {found.shape}, the tensor {shape}.")
+    return not any(size > 1 and trace.is_dynamic(value, axis) for axis, size in enumerate(found.shape))
+
+
+def contraction(laid: Products) -> Known | None:
+    """A sum of products whose every product is known, and the bias."""
+    total, step = laid.total, laid.step
+    if total is None:
+        return None
+    total = total.both(laid.unlay)
+    if not step.has(2):
+        return total
+    rank = len(step.out_shape())
+    beta = step.attr("beta", 1.0) if step.operator == "Gemm" else 1.0
+    if step.known(2) is None:
+        return None
+    bias = (
+        step.operand(2, rank)
+        if step.operator == "Gemm"
+        else step.known(2).both(lambda a: a.reshape((1, -1) + (1,) * (rank - 2)))
+    )
+    return pair((total.value + beta * bias.value).astype(total.value.dtype), total.is_known & bias.is_known)
+
+
+@knows("LSTM", "GRU", "RNN")
+def recurrent(step: Step) -> list[Known | None] | None:
+    """A hidden unit whose candidate is 0 stays at its initial state of 0.
+
+    x[T,N,I], w[d,G*H,I], r[d,G*H,H], b[d,2*G*H]; the candidate is the gate c of LSTM (iofc), h of GRU (zrh).
+    """
+    hidden = step.attr("hidden_size")
+    if step.attr("activations") or hidden is None or step.attr("layout", 0):
+        return None
+    states = (5, 6) if step.operator == "LSTM" else (5,)
+    if any(step.has(i) and (step.known(i) is None or not step.known(i).holds(0)) for i in states):
+        return None
+    gates, candidate = {"LSTM": (4, 3), "GRU": (3, 2), "RNN": (1, 0)}[step.operator]
+    rows = slice(candidate * hidden, (candidate + 1) * hidden)
+    parts = [step.known(1), step.known(2), step.known(3) if step.has(3) else None]
+    if parts[0] is None or parts[1] is None or (step.has(3) and parts[2] is None):
+        return None
+    directions = step.shape(1)[0]
+    still = np.ones((directions, hidden), bool)
+    for index, found in zip((1, 2), parts[:2], strict=True):
+        flags = np.broadcast_to(found.is_zero, step.shape(index))
+        still &= flags[:, rows].all(axis=2)
+    if parts[2] is not None:
+        flags = np.broadcast_to(parts[2].is_zero, step.shape(3))
+        for half in (0, gates * hidden):
+            still &= flags[:, half + rows.start : half + rows.stop]
+    dtype = dtype_of(step.node.inputs[0])
+    last = pair(np.zeros((directions, 1, hidden), dtype), still[:, None])
+    return [last.both(lambda a: a[None]), last, last][: len(step.node.outputs)]
