@@ -51,7 +51,7 @@ def measure(node: gs.Node, tensors: Tensors) -> list[None]:
 # ---- over windows ---------------------------------------------------------------------------------------------------
 
 
-@flow("AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
+@flow("AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", operands=1)
 def pool(node: gs.Node, tensors: Tensors) -> list[Flags]:
     """Each channel by itself: x[N,C,*S] -> y[N,C,*S']."""
     if len(node.outputs) > 1:
@@ -179,7 +179,7 @@ def einsum(node: gs.Node, tensors: Tensors) -> list[Flags]:
 # ---- along axes -----------------------------------------------------------------------------------------------------
 
 
-@flow("Softmax", "LogSoftmax", "Hardmax", "CumSum", "TopK", "LRN", "Trilu")
+@flow("Softmax", "LogSoftmax", "Hardmax", "CumSum", "TopK", "LRN", "Trilu", "ReverseSequence", operands=1)
 def mix(node: gs.Node, tensors: Tensors) -> list[Flags]:
     """Mixes the places of some axes, which therefore go together or not at all."""
     flags, rank = tensors.flags(node.inputs[0]), len(tensors.shapes[node.inputs[0].name])
@@ -188,6 +188,8 @@ def mix(node: gs.Node, tensors: Tensors) -> list[Flags]:
         axes = range(rank) if given is None else [int(np.ravel(given)[0]) % rank]
     elif node.op == "LRN":
         axes = [1]
+    elif node.op == "ReverseSequence":
+        axes = [node.attrs.get("batch_axis", 1), node.attrs.get("time_axis", 0)]
     elif node.op == "Trilu":
         axes = [rank - 2, rank - 1]
     elif node.op in ("Softmax", "LogSoftmax", "Hardmax") and tensors.opset < 13:
@@ -202,7 +204,7 @@ REDUCTIONS = "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare"
 ADDS_ZERO = frozenset("ReduceL1 ReduceL2 ReduceMean ReduceSum ReduceSumSquare".split())
 
 
-@flow("ArgMax", "ArgMin", *(f"Reduce{name}" for name in REDUCTIONS.split()))
+@flow("ArgMax", "ArgMin", *(f"Reduce{name}" for name in REDUCTIONS.split()), operands=1)
 def reduction(node: gs.Node, tensors: Tensors) -> list[Flags]:
     """The reduced axes are of size 1 or gone. Where only some of their places go, zeros must have added nothing."""
     flags, shape = tensors.flags(node.inputs[0]), tensors.shapes[node.inputs[0].name]
@@ -270,7 +272,7 @@ def rescale(node: gs.Node, tensors: Tensors) -> None:
         tensors.scale_output(node, share**-0.5)
 
 
-@flow("LpNormalization", "MeanVarianceNormalization")
+@flow("LpNormalization", "MeanVarianceNormalization", operands=1)
 def norm_without_scale(node: gs.Node, tensors: Tensors) -> list[Flags]:
     """Each place over the norm of all of them, to which zeros add nothing, or by the statistics of what is kept."""
     return [tensors.flags(node.inputs[0])]

@@ -12,7 +12,7 @@ from onnxprune.deploy.cutting.tensors import Tensors, check_agrees, flow, mend, 
 # ---- shapes ---------------------------------------------------------------------------------------------------------
 
 
-@flow("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+@flow("Reshape", "Flatten", "Squeeze", "Unsqueeze", operands=1)
 def reshape_like(node: gs.Node, tensors: Tensors) -> list[Flags]:
     source, out = node.inputs[0], node.outputs[0]
     return [reshape(tensors.flags(source), tensors.shapes[source.name], tensors.shapes[out.name])]
@@ -82,7 +82,7 @@ def name_squeezed_axes(node: gs.Node, tensors: Tensors) -> None:
         tensors.write(node, 1, axes)
 
 
-@flow("Expand")
+@flow("Expand", operands=1)
 def expand(node: gs.Node, tensors: Tensors) -> list[Flags]:
     flags = tensors.flags(node.inputs[0])
     return [flags.reshape((1,) * (len(tensors.shapes[node.outputs[0].name]) - flags.ndim) + flags.shape)]
@@ -109,12 +109,12 @@ def write_expanded(node: gs.Node, tensors: Tensors) -> None:
         tensors.replace(node, 1, tensors.compute("Where", name, told, sizes, old))
 
 
-@flow("Transpose")
+@flow("Transpose", operands=1)
 def transpose(node: gs.Node, tensors: Tensors) -> list[Flags]:
     return [np.transpose(tensors.flags(node.inputs[0]), node.attrs.get("perm"))]
 
 
-@flow("DepthToSpace")
+@flow("DepthToSpace", operands=1)
 def depth_to_space(node: gs.Node, tensors: Tensors) -> list[Flags]:
     """x[N,b*b*C,H,W] -> y[N,C,b*H,b*W]: a channel goes with all the b*b places of its block."""
     count = node.attrs["blocksize"] ** 2
@@ -127,14 +127,14 @@ def depth_to_space(node: gs.Node, tensors: Tensors) -> list[Flags]:
     ]
 
 
-@flow("SpaceToDepth")
+@flow("SpaceToDepth", operands=1)
 def space_to_depth(node: gs.Node, tensors: Tensors) -> list[Flags]:
     """x[N,C,b*H,b*W] -> y[N,b*b*C,H,W]: the channels, once for every place of a block."""
     flags = whole_slices(node, tensors.along(node.inputs[0], 1), (0, 2, 3))
     return [np.tile(flags, (1, node.attrs["blocksize"] ** 2, 1, 1))]
 
 
-@flow("Col2Im")
+@flow("Col2Im", operands=1)
 def col2im(node: gs.Node, tensors: Tensors) -> list[Flags]:
     """x[N,C*k,L] -> y[N,C,*S]: a channel goes with all the k places of its block."""
     out = tensors.shapes[node.outputs[0].name]
@@ -142,7 +142,7 @@ def col2im(node: gs.Node, tensors: Tensors) -> list[Flags]:
     return [whole_slices(node, blocks, [1]).reshape(1, -1, *[1] * (len(out) - 2))]
 
 
-@flow("Resize", "Upsample")
+@flow("Resize", "Upsample", operands=1)
 def resize(node: gs.Node, tensors: Tensors) -> list[Flags]:
     flags = tensors.flags(node.inputs[0])
     shapes = zip(tensors.shapes[node.inputs[0].name], tensors.shapes[node.outputs[0].name], strict=True)
@@ -170,7 +170,7 @@ def concat(node: gs.Node, tensors: Tensors) -> list[Flags]:
     return [np.concatenate(laid, axis)]
 
 
-@flow("Split")
+@flow("Split", operands=1)
 def split(node: gs.Node, tensors: Tensors) -> list[Flags]:
     flags, axis = tensors.flags(node.inputs[0]), node.attrs.get("axis", 0)
     if flags.shape[axis] == 1:
@@ -209,7 +209,7 @@ def _moved(node: gs.Node, flags: Flags, axis: int, places: np.ndarray) -> np.nda
     return found[0]
 
 
-@flow("Slice")
+@flow("Slice", operands=1)
 def slice_(node: gs.Node, tensors: Tensors) -> list[Flags]:
     flags = tensors.flags(node.inputs[0])
     for axis, places in _sliced(node, tensors).items():
@@ -255,34 +255,34 @@ def _slice_inputs(node: gs.Node, tensors: Tensors) -> list[list[int] | None]:
 
 @mend("Slice")
 def write_places(node: gs.Node, tensors: Tensors) -> None:
-    """The places that stay have to be equally far from each other, as before."""
-    sliced = _sliced(node, tensors)
+    """Where places that stay aren't equally far from each other any more, they are looked up first."""
+    sliced, source = _sliced(node, tensors), node.inputs[0]
     if not sliced:
         return
     starts, ends, axes, steps = _slice_inputs(node, tensors)
-    rank = len(tensors.shapes[node.inputs[0].name])
+    flags = tensors.flags(source)
     for position, axis in enumerate(axes):
-        places = sliced.get(axis % rank)
-        if places is None:
+        axis = axis % flags.ndim
+        if axis not in sliced:
             continue
-        found = _moved(node, tensors.flags(node.inputs[0]), axis % rank, places)
-        step = int(found[1] - found[0]) if len(found) > 1 else 1
-        if (np.diff(found) != step).any():
-            raise refusal(node, "slices with a step")
+        found = _moved(node, flags, axis, sliced[axis])
+        apart = np.unique(np.diff(found))
+        if len(apart) > 1:
+            places = tensors.constant(f"{node.name}.places", found)
+            node.inputs[0] = tensors.compute("Gather", f"{node.name}.picked", node.inputs[0], places, axis=axis)
+            starts[position], ends[position], steps[position] = 0, len(found), 1
+            continue
+        step = int(apart[0]) if len(apart) else 1
         end = int(found[-1]) + (1 if step > 0 else -1)
         starts[position], steps[position] = int(found[0]), step
         ends[position] = end if end >= 0 else np.iinfo(np.int64).min
     if "starts" in node.attrs:
         node.attrs["starts"], node.attrs["ends"] = starts, ends
-        if any(step != 1 for step in steps):
-            raise refusal(node, "slices with a step")
-    else:
-        tensors.write(node, 1, starts)
-        tensors.write(node, 2, ends)
-        if operand(node, 4) is not None or any(step != 1 for step in steps):
-            if operand(node, 3) is None:
-                tensors.write(node, 3, axes)
-            tensors.write(node, 4, steps)
+        return
+    tensors.write(node, 1, starts)
+    tensors.write(node, 2, ends)
+    if operand(node, 4) is not None:
+        tensors.write(node, 4, steps)
 
 
 @flow("Gather")
@@ -312,7 +312,7 @@ def _left_of_places(node: gs.Node, tensors: Tensors, axis: int, rank: int) -> tu
     return tensors.left(node.outputs[0])[axis : axis + rank]
 
 
-@flow("Compress")
+@flow("Compress", operands=1)
 def compress(node: gs.Node, tensors: Tensors) -> list[Flags]:
     flags, known, axis = tensors.flags(node.inputs[0]), tensors.known(node, 1), node.attrs.get("axis")
     if axis is None or (known is None and flags.shape[axis] > 1):
@@ -329,7 +329,7 @@ def write_condition(node: gs.Node, tensors: Tensors) -> None:
         tensors.write(node, 1, condition)
 
 
-@flow("Pad")
+@flow("Pad", operands=1)
 def pad(node: gs.Node, tensors: Tensors) -> list[Flags]:
     """Constants that are put around stay; what repeats a place of the axis goes with it."""
     flags = tensors.flags(node.inputs[0])
@@ -394,7 +394,7 @@ def write_pads(node: gs.Node, tensors: Tensors) -> None:
         node.attrs[attribute] = pads
 
 
-@flow("Tile")
+@flow("Tile", operands=1)
 def tile(node: gs.Node, tensors: Tensors) -> list[Flags]:
     flags, out = tensors.flags(node.inputs[0]), tensors.shapes[node.outputs[0].name]
     return [np.tile(flags, [out[axis] // size if size > 1 else 1 for axis, size in enumerate(flags.shape)])]
@@ -408,7 +408,7 @@ def gather_elements(node: gs.Node, tensors: Tensors) -> list[Flags]:
     return [_elements(node, tensors)]
 
 
-@flow("ScatterElements")
+@flow("ScatterElements", "Scatter")
 def scatter_elements(node: gs.Node, tensors: Tensors) -> list[Flags]:
     """What is written has to go where what it replaces does."""
     written = node.inputs[2]
@@ -434,7 +434,7 @@ def _elements(node: gs.Node, tensors: Tensors) -> Flags:
     return found
 
 
-@mend("GatherElements", "ScatterElements")
+@mend("GatherElements", "ScatterElements", "Scatter")
 def write_elements(node: gs.Node, tensors: Tensors) -> None:
     known, data = tensors.known(node, 1), node.inputs[0]
     if known is None or data.name not in tensors.goes:

@@ -19,15 +19,18 @@ Flow = Callable[[gs.Node, "Tensors"], Sequence[Flags | None]]
 Mend = Callable[[gs.Node, "Tensors"], None]
 FLOWS: dict[str, Flow] = {}
 MENDS: dict[str, Mend] = {}
+#: Operators of whose inputs only so many may lose anything.
+OPERANDS: dict[str, int] = {}
 #: Operators that are told by an input what shape to make, which is written anew or follows: {operator: input}.
 TOLD_A_SHAPE = {"Reshape": 1, "Expand": 1, "Resize": 3}
 
 
-def flow(*operators: str) -> Callable[[Flow], Flow]:
-    """Register how flags flow through `operators`."""
+def flow(*operators: str, operands: int = 99) -> Callable[[Flow], Flow]:
+    """Register how flags flow through `operators`, of which only the first `operands` inputs may lose anything."""
 
     def register(function: Flow) -> Flow:
         FLOWS.update(dict.fromkeys(operators, function))
+        OPERANDS.update(dict.fromkeys(operators, operands))
         return function
 
     return register
@@ -78,8 +81,10 @@ class Tensors:
         rule = FLOWS.get(node.op)
         if rule is None or node.domain not in (None, "", "ai.onnx"):
             raise refusal(node, "does to an axis that shrinks")
+        if any(name in self.goes for name in names[OPERANDS[node.op] :]):
+            raise refusal(node, "reads as a whole")
         given = [tensor.name for tensor in [*node.inputs, *node.outputs] if tensor.name]
-        if not all(name in self.shapes and name in self.others for name in given):
+        if not all(name in self.shapes for name in given):
             raise refusal(node, "does to sizes that can't be inferred")
         for tensor, flags in zip(node.outputs, rule(node, self), strict=False):
             if flags is not None and flags.any():
@@ -122,23 +127,24 @@ class Tensors:
         left = sizes_left(self.goes[name], shape) if name in self.goes else shape
         return {axis: left[axis] for axis in range(len(shape)) if left[axis] != shape[axis]}
 
-    def left_under_both(self, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The shape that is left of a tensor under either probe."""
-        before, other = self.shapes[name], self.others[name]
+    def left_under(self, number: int, name: str) -> tuple[int, ...] | None:
+        """The shape that is left of a tensor under the first (0) or second (1) probe; None where that isn't known."""
+        before, shape = self.shapes[name], (self.shapes, self.others)[number].get(name)
         left = sizes_left(self.goes[name], before) if name in self.goes else before
-        return left, tuple(size * n // m for size, n, m in zip(other, left, before, strict=True))
+        return None if shape is None else tuple(n * m // old for n, m, old in zip(shape, left, before, strict=True))
 
     def ratio(self, tensor: gs.Tensor, axis: int, other: gs.Tensor, place: int) -> Fraction | None:
         """How many times the size of another axis, which is symbolic, an axis is in the end; None if that varies."""
         if not self.is_symbolic(other.name, place):
             return None
-        pairs = zip(self.left_under_both(tensor.name), self.left_under_both(other.name), strict=True)
-        found = {Fraction(sizes[axis], others[place]) for sizes, others in pairs}
+        pairs = [(self.left_under(number, tensor.name), self.left_under(number, other.name)) for number in (0, 1)]
+        found = {Fraction(sizes[axis], others[place]) for sizes, others in pairs if sizes and others}
         return found.pop() if len(found) == 1 else None
 
     def is_symbolic(self, name: str, axis: int) -> bool:
-        """Whether the size of a tensor's axis depends on the graph's inputs."""
-        return self.shapes[name][axis] != self.others[name][axis]
+        """Whether the size of a tensor's axis depends on the graph's inputs, for all that is known."""
+        other = self.others.get(name)
+        return other is None or self.shapes[name][axis] != other[axis]
 
     def known(self, node: gs.Node, index: int) -> np.ndarray | None:
         """The values of an input of the node, where they don't depend on the graph's inputs; else None."""
@@ -178,9 +184,9 @@ class Tensors:
         return gs.Constant(self.free(wanted), np.asarray(array))
 
     def compute(self, operator: str, wanted: str, *operands: gs.Tensor, **attributes: object) -> gs.Variable:
-        """The sizes that a new node gives."""
+        """What a new node gives."""
         name = self.free(wanted)
-        out = gs.Variable(name, np.dtype(np.int64))
+        out = gs.Variable(name)
         self.graph.nodes.append(gs.Node(operator, name, attributes, list(operands), [out]))
         return out
 
