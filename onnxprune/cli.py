@@ -203,14 +203,21 @@ def recipe(
 def inspect_(
     model: ModelFile,
     explain: Annotated[
-        str | None, typer.Option(help="A tensor whose ties and pins are wanted.", show_default=False)
+        str | None,
+        typer.Option(metavar="TENSOR", help="Why this tensor's axes can or can't shrink.", show_default=False),
+    ] = None,
+    graph: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="NET.svg", help="Draw the network, in one colour what is tied together.", show_default=False
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> int:
     """What is in a model, and what of it could go."""
     from onnxprune import display, pipeline
 
-    found = pipeline.inspect(model, explain=explain)
+    found = pipeline.inspect(model, explain=explain, graph=graph)
     return _show(0, found.as_dict() if as_json else None, lambda: display.print_inspection(found))
 
 

@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from onnxprune.drawing.draw import draw
+from onnxprune.errors import OutputError
 from onnxprune.graph.cuts import cuts
 from onnxprune.graph.explain import Explanation, weights
-from onnxprune.graph.model import Model, load
+from onnxprune.graph.model import Model, load, write_atomically
 from onnxprune.graph.pins import Pin, pins
 from onnxprune.graph.units import Channels, Unit, trace
 from onnxprune.prune.cost import Cost, count
@@ -33,7 +35,7 @@ class Inspection:
     """A model's cost and structure.
 
     `inputs` and `outputs` are {name: "type[shape]"}; `weights` counts those of labelled tensors, `prunable` is the
-    fraction of them that some unit can delete; `pins` says what holds the others, most first.
+    fraction of them that some unit can delete; `pins` says what holds the others, most first; `drawing` is the SVG.
     """
 
     file: str
@@ -59,17 +61,26 @@ class Inspection:
             for pin in self.pins
         ]
         plain["units"] = _units(self.channels) if self.channels else []
+        plain["drawing"] = self.drawing
         plain["explanation"] = None if self.explanation is None else _explained(self.explanation)
         return plain
 
 
-def inspect_model(path: str | os.PathLike, explain: str | None = None) -> Inspection:
-    """Trace the model in `path`; `explain` names a tensor whose ties and pins are wanted too.
+def inspect_model(
+    path: str | os.PathLike, explain: str | None = None, graph: str | os.PathLike | None = None
+) -> Inspection:
+    """Trace the model in `path`; `explain` names a tensor whose ties and pins are wanted too, `graph` an SVG to draw.
 
-    Raises ModelError for a file that can't be read, InputError for a tensor that isn't there.
+    Raises ModelError for a file that can't be read, InputError for a tensor that isn't there, OutputError for a
+    drawing that can't be written.
     """
+    if graph is not None and Path(graph).suffix.lower() != ".svg":
+        raise OutputError(f"Drawings are SVG: give '{graph}' a name that ends in .svg.")
     model = load(path)
     channels = trace(model)
+    explanation = None if explain is None else channels.explain(explain)
+    if graph is not None:
+        write_atomically(graph, draw(channels))
     return Inspection(
         file=str(Path(path)),
         opset=dict(model.ir.graph.opset_imports),
@@ -80,7 +91,8 @@ def inspect_model(path: str | os.PathLike, explain: str | None = None) -> Inspec
         prunable=channels.prunable,
         kinds=_kinds([*channels.units, *channels.blocks]),
         pins=pins(channels),
-        explanation=None if explain is None else channels.explain(explain),
+        explanation=explanation,
+        drawing=None if graph is None else str(Path(graph)),
         channels=channels,
     )
 

@@ -40,9 +40,9 @@ PROOF_FILE_SIZES = 12
 PROOF_TIMEOUT_S = 1800.0
 
 
-def inspect(path: StrPath, *, explain: str | None = None) -> Inspection:
-    """What is in the model, and what of it could go; `explain` adds a tensor's ties and pins."""
-    return inspect_model(path, explain)
+def inspect(path: StrPath, *, explain: str | None = None, graph: StrPath | None = None) -> Inspection:
+    """What is in the model, and what of it could go; `explain` adds a tensor's ties and pins, `graph` draws an SVG."""
+    return inspect_model(path, explain, graph)
 
 
 def remove(

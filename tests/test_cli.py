@@ -85,6 +85,11 @@ def empty_graph(folder: Path) -> Path:
     return folder / "empty.onnx"
 
 
+def svg_folder(folder: Path) -> Path:
+    (folder / "folder.svg").mkdir()
+    return folder / "folder.svg"
+
+
 # What is wrong: (the command in a folder that holds net.onnx, a file `file`, an empty package `empty`), code, sentence.
 BAD_INPUT = {
     "inspect a missing file": (["inspect", "none.onnx"], 2, "'none.onnx' can't be read: No such file"),
@@ -94,6 +99,13 @@ BAD_INPUT = {
     "inspect an empty graph": (["inspect", empty_graph], 2, "empty graph"),
     "explain a tensor that isn't there": (["inspect", "net.onnx", "--explain", "nothing"], 2, "no tensor 'nothing'"),
     "explain a tensor by a near name": (["inspect", "net.onnx", "--explain", "w3"], 2, "Is it 'w"),
+    "draw into nowhere": (
+        ["inspect", "net.onnx", "--graph", "no/net.svg"],
+        2,
+        "'no/net.svg' can't be written: No such",
+    ),
+    "draw into a folder": (["inspect", "net.onnx", "--graph", svg_folder], 2, "folder.svg' is no plain file"),
+    "draw something else": (["inspect", "net.onnx", "--graph", "net.png"], 2, "Drawings are SVG: give 'net.png'"),
     "shrink a missing file": (["shrink", "none.onnx", "-o", "s.onnx"], 2, "'none.onnx' can't be read"),
     "shrink text": (["shrink", not_onnx, "-o", "s.onnx"], 2, "is not an ONNX file"),
     "shrink an empty graph": (["shrink", empty_graph, "-o", "s.onnx"], 2, "empty graph"),

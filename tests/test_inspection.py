@@ -1,6 +1,7 @@
 """What `inspect` says of a model: every unit with its cuts, every pin with its node, in print and as JSON."""
 
 import json
+from xml.etree import ElementTree
 
 import numpy as np
 import onnx
@@ -145,3 +146,14 @@ def test_many_pins_are_summed_up(tmp_path, capsys):
     out = capsys.readouterr().out
     assert out.count("Softmax '") == 12
     assert f"and 18 more pins of {18 * 16} weights" in out
+
+
+def test_a_drawing_is_written_beside_what_is_printed(net, tmp_path, capsys):
+    path = tmp_path / "net.svg"
+    with pytest.raises(SystemExit) as end:
+        cli.main(["inspect", str(net), "--graph", str(path)])
+    assert not end.value.code
+    assert f"drawn in {path}" in capsys.readouterr().out
+    root = ElementTree.fromstring(path.read_text())
+    assert root.tag.endswith("svg") and "the scores" in path.read_text()
+    assert inspect_model(net).drawing is None
