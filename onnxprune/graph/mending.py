@@ -12,10 +12,14 @@ from onnxprune.graph.rules import Mended
 
 
 class Mender:
-    """Changes nodes of one graph, in place; new values get names that nothing else has."""
+    """Changes nodes of one graph, in place; new values get names that nothing else has.
 
-    def __init__(self, graph: ir.Graph):
+    `values` are those of its shape arithmetic, as far as they are known.
+    """
+
+    def __init__(self, graph: ir.Graph, values: Mapping[ir.Value, np.ndarray]):
         self.graph = graph
+        self.values = values
 
     def apply(self, node: ir.Node, mended: Mended) -> None:
         for name, value in mended.attributes.items():
@@ -63,7 +67,7 @@ class Mender:
                 array[position] = array[position] * value if isinstance(value, Fraction) else value
             node.replace_input_with(index, self._constant(f"{node.name}.input{index}", array))
             return
-        size = max(changes) + 1 if old.shape is None else old.shape[0]
+        size = self.values[old].size
         dtype = (old.dtype or ir.DataType.INT64).numpy()
         factors = {position: value for position, value in changes.items() if isinstance(value, Fraction)}
         written = {position: value for position, value in changes.items() if position not in factors}

@@ -107,7 +107,7 @@ def _mend(model: Model, channels: Channels, copy: ir.Model, twin, masks, after) 
     values: dict[ir.Value, np.ndarray] = {}
     if any((node.domain, node.op_type) in MENDS for node in model.ir.graph):
         values = shapes.evaluate(copy, {twin[v]: shape for v, shape in after.items() if v in twin})
-    mender = Mender(copy.graph)
+    mender = Mender(copy.graph, values)
     resized = {v for v, array in trace.values.items() if not np.array_equal(values.get(twin[v]), array)}
     for node, other in zip(model.ir.graph, list(copy.graph), strict=True):
         function = MENDS.get((node.domain, node.op_type))
@@ -128,6 +128,7 @@ def _mend(model: Model, channels: Channels, copy: ir.Model, twin, masks, after) 
             mask=lambda v: masks[v] if v in masks else np.ones((1,) * len(trace.shape_of[v]), bool),
             value=lambda i, other=other: _value(other, i, values),
             dynamic=trace.is_dynamic,
+            is_same_size=trace.is_same_size,
         )
         mended = function(change)
         if mended is not None:

@@ -19,8 +19,9 @@ from onnxprune.graph.tensors import MOST_AXES
 
 #: Sizes for symbolic dimensions; those that divide a fixed size of the model are passed over.
 PRIMES = tuple(p for p in range(7, 1000) if all(p % d for d in range(2, p)))
-#: The second probe's are far from the first one's: sizes behind strides and windows mustn't come out equal.
-SECOND_FROM = 211
+#: Where the primes begin: of a batch in the first probe, of other sizes, of all in the second. Behind strides and
+#: windows no size may come out as 1, nor as the same in both probes.
+BATCH_FROM, LENGTH_FROM, SECOND_FROM = 7, 61, 211
 #: Networks that halve an image several times and join the halves need sizes divisible by a power of two.
 SCALES = (1, 2, 4, 8, 16, 32, 64)
 #: Operators defined by a function, whose own inference fails in strict mode.
@@ -61,7 +62,11 @@ def probe(model: ir.Model, number: int = 0) -> Shapes:
     can't be found are left out.
     """
     names = symbols(model)
-    primes = _primes(model, len(names), SECOND_FROM if number else PRIMES[0])
+    batches = {_symbol(v, 0, v.shape[0]) for v in _real_inputs(model.graph) if v.shape is not None and v.shape.rank()}
+    small, large = (iter(_primes(model, len(names), least)) for least in (BATCH_FROM, LENGTH_FROM))
+    primes = [next(small if name in batches else large) for name in names]
+    if number:
+        primes = _far_from(primes, _primes(model, len(PRIMES), SECOND_FROM))
     first: dict[str, int] = {}
     for scale in SCALES if names else SCALES[:1]:
         sizes = {name: primes[i] * (scale if i or len(names) == 1 else 1) for i, name in enumerate(names)}
@@ -79,6 +84,15 @@ def probe(model: ir.Model, number: int = 0) -> Shapes:
         ) from error
     except MemoryError as error:
         raise ModelError("The model's shapes take more memory than any network's. Check them with Netron.") from error
+
+
+def _far_from(primes: list[int], candidates: list[int]) -> list[int]:
+    """For each prime another that leaves other remainders, so that nothing computed by dividing comes out the same."""
+    found: list[int] = []
+    for prime in primes:
+        free = [c for c in candidates if c not in found]
+        found.append(next((c for c in free if all(c % d != prime % d for d in (3, 4, 5, 7))), free[0]))
+    return found
 
 
 def _primes(model: ir.Model, count: int, least: int) -> list[int]:

@@ -34,6 +34,14 @@ class Trace:
         dim = None if value.shape is None else value.shape[axis]
         return isinstance(dim, ir.SymbolicDim) and dim.value is not None
 
+    def is_same_size(self, a: ir.Value, b: ir.Value, axis: int) -> bool:
+        """Whether two values are as long as each other along `axis`, under both probes."""
+        return all(
+            value in shapes and axis < len(shapes[value])
+            for value in (a, b)
+            for shapes in (self.shape_of, self.other_shape_of)
+        ) and all(shapes[a][axis] == shapes[b][axis] for shapes in (self.shape_of, self.other_shape_of))
+
 
 def walk(model: Model) -> Trace:
     """Label every tensor of `model`. Raises ModelError where shapes contradict each other."""

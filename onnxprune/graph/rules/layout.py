@@ -54,18 +54,16 @@ def squeeze_axes(change: Change) -> Mended | None:
 @mend("", "Reshape")
 def reshape_target(change: Change) -> Mended | None:
     """Sizes that changed are written anew; symbolic ones become 0 (same as the input's), -1, or stay computed."""
-    before, after = change.outputs_before[0], change.outputs_after[0]
+    after = change.outputs_after[0]
     target = change.value(1)
     if target is None:
         return None
     if _resolves_to(target.tolist(), change.after[0], after, change.attr("allowzero", 0)):
         return None
     new = []
-    x_before = change.before[0]
     for axis, size in enumerate(after):
         if change.dynamic(change.node.outputs[0], axis):
-            same = axis < len(x_before) and x_before[axis] == before[axis]
-            new.append(0 if same and change.dynamic(change.node.inputs[0], axis) else -1)
+            new.append(0 if change.is_same_size(change.node.inputs[0], change.node.outputs[0], axis) else -1)
         else:
             new.append(size)
     if new.count(-1) > 1:

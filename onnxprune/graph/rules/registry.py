@@ -166,6 +166,7 @@ class Change:
     """What deletion did around one node, for its mend: shapes before and after, and which places were kept.
 
     `kept(value, axis)` is bool [size]; `mask(value)` says it of every element, broadcastable to the shape before.
+    `is_same_size(value, value, axis)` says that two sizes, symbolic or not, are always the same before.
     """
 
     node: ir.Node
@@ -178,6 +179,7 @@ class Change:
     mask: Callable[[ir.Value], np.ndarray]
     value: Callable[[int], np.ndarray | None]
     dynamic: Callable[[ir.Value, int], bool]
+    is_same_size: Callable[[ir.Value, ir.Value, int], bool]
 
     def attr(self, name: str, default=None):
         return attribute(self.node, name, default)
