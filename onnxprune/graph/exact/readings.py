@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.graph.exact.forward import Facts
-from onnxprune.graph.exact.products import CONVOLUTIONS, Products
+from onnxprune.graph.exact.products import CONVOLUTIONS, Factor, Products
 from onnxprune.graph.exact.statistics import REDUCTIONS, reduced_axes
 from onnxprune.graph.exact.step import Step
 from onnxprune.graph.labels import Facet, spans
@@ -136,7 +136,7 @@ def _reading(channels: Channels, laid: Products) -> Reading:
         channels.channel[laid_facet]
         for factor in laid.factors
         for laid_facet in _laid(channels, node.inputs[factor.index], factor.lay)
-        if any(laid_facet.shape[axis] > 1 for axis in summed)
+        if _ends(laid, factor, laid_facet)
     ]
     out = [channels.channel[f] for f in _laid(channels, node.outputs[0], laid.lay, node.op_type in CONVOLUTIONS)]
     a, b = laid.factors
@@ -158,6 +158,18 @@ def _reading(channels: Channels, laid: Products) -> Reading:
         np.arange(shape[axis]).reshape([-1 if i == axis else 1 for i in range(len(shape))]), shape
     ).copy()
     return Reading(laid, ends, out, data, weights, const, value, np.zeros(shape, bool), into, np.ones(shape))
+
+
+def _ends(laid: Products, factor: Factor, found: np.ndarray) -> bool:
+    """Whether labels laid out in the joint axes end here: they tell summed places apart.
+
+    Groups of one input do so along the groups, unless they have one output too, to which the label goes on.
+    """
+    if any(found.shape[axis] > 1 for axis in laid.summed):
+        return True
+    if laid.step.operator not in CONVOLUTIONS or factor.index != 0 or found.size == 1:
+        return False
+    return laid.step.shape(0)[1] != laid.step.out_shape()[1]
 
 
 def _laid(channels: Channels, value: ir.Value, lay, by_channel: bool = False) -> list[Facet]:
