@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
+from onnxprune.graph.bounds import is_bounded
 from onnxprune.graph.exact import elementwise, movement, statistics
 from onnxprune.graph.exact.known import Known, pair
 from onnxprune.graph.exact.products import OPERATORS, Products, products
@@ -50,6 +51,8 @@ def forward(trace: Trace) -> Facts:
         else:
             rule = FORWARD.get(node.op_type)
             if rule is None or (not any(step.inputs) and node.op_type != "ConstantOfShape"):
+                continue
+            if not is_bounded(node, [None if k is None else k.value for k in step.inputs]):
                 continue
             found = rule(step)
             results = found if isinstance(found, list) else [found]
