@@ -52,7 +52,8 @@ def forward(trace: Trace) -> Facts:
             rule = FORWARD.get(node.op_type)
             if rule is None or (not any(step.inputs) and node.op_type != "ConstantOfShape"):
                 continue
-            if not is_bounded(node, [None if k is None else k.value for k in step.inputs]):
+            arrays = [k.value for k in step.inputs if k is not None]
+            if len(arrays) == len(node.inputs) and not is_bounded(node, arrays):
                 continue
             found = rule(step)
             results = found if isinstance(found, list) else [found]
