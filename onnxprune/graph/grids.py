@@ -94,12 +94,12 @@ class Legality:
         self._axes_of = _Index(axes, count)
         self._deleted = np.zeros(count, bool)
 
-    def close(self, members: np.ndarray) -> np.ndarray:
-        """The smallest set with `members` under which every link holds."""
+    def close(self, members: np.ndarray, pinned: np.ndarray) -> np.ndarray | None:
+        """The smallest set with `members` under which every link holds; None where it holds a `pinned[channel]`."""
         deleted = self._deleted
         found = new = np.unique(members)
         deleted[found] = True
-        while new.size:
+        while new.size and not pinned[new].any():
             more = []
             for number in self._links_of[new]:
                 name, row = self.links[number]
@@ -111,7 +111,7 @@ class Legality:
             deleted[new] = True
             found = np.concatenate([found, new])
         deleted[found] = False
-        return np.sort(found)
+        return None if new.size else np.sort(found)
 
     def allows(self, members: np.ndarray) -> bool:
         """Whether deleting these alone leaves every grid a box and every axis something."""

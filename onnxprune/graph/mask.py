@@ -11,7 +11,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.errors import InputError
-from onnxprune.graph.model import Model, free_name, value_names
+from onnxprune.graph.model import Model
+from onnxprune.graph.names import free_name, value_names
 from onnxprune.graph.units import Channels, Unit
 
 #: Operands, by operator, whose zero gives no number. Where a deleted slice holds 0 there it counts as 1.

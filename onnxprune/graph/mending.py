@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.graph.model import free_name, value_names
+from onnxprune.graph.names import free_name, value_names
 from onnxprune.graph.rules import Mended
 
 
@@ -107,13 +107,11 @@ class Mender:
         """Give the node its own copy of a weight, times `factor`."""
         old = node.inputs[index]
         tensor = old.const_value
-        name = self._free(f"{old.name}.scaled") if len(old.uses()) > 1 else old.name
         array = (tensor.numpy().astype(np.float64) * factor).astype(tensor.dtype.numpy())
-        scaled = ir.tensor(array, dtype=tensor.dtype, name=name)
-        if name == old.name:
-            old.const_value = scaled
-            return
-        node.replace_input_with(index, self._constant(name, array))
+        if len(old.uses()) > 1:
+            node.replace_input_with(index, self._constant(f"{old.name}.scaled", array))
+        else:
+            old.const_value = ir.tensor(array, dtype=tensor.dtype, name=old.name)
 
     def _scale_output(self, node: ir.Node, factor: float) -> None:
         """Multiply what the node gives; its readers, and a graph output's name, follow."""

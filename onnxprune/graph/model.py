@@ -27,6 +27,7 @@ from onnxprune.errors import ModelError, OutputError
 from onnxprune.graph.files import output_errors, read_file, write_atomically
 from onnxprune.graph.fold import fold_shape_arithmetic
 from onnxprune.graph.limits import Limits
+from onnxprune.graph.names import free_name, value_names
 from onnxprune.graph.refusals import check
 from onnxprune.graph.tensors import check_external, check_finite
 from onnxprune.graph.views import restore_reshapes
@@ -194,24 +195,6 @@ def _name_everything(graph: ir.Graph) -> None:
         if not node.name or node.name in taken:
             node.name = free_name(f"{node.op_type}_{index}", taken.union(given))
         taken.add(node.name)
-
-
-def free_name(wanted: str, taken: "set[str] | ir.Graph") -> str:
-    """`wanted`, or with a number behind it where a value of the graph has that name already."""
-    names = taken if isinstance(taken, set) else value_names(taken)
-    number, candidate = 1, wanted
-    while candidate in names:
-        number += 1
-        candidate = f"{wanted}.{number}"
-    return candidate
-
-
-def value_names(graph: ir.Graph) -> set[str]:
-    """The names of all values of a graph, those in subgraphs too."""
-    names = {value.name or "" for value in [*graph.inputs, *graph.initializers.values()]}
-    for node in ir.traversal.RecursiveGraphIterator(graph):
-        names |= {value.name or "" for value in [*node.outputs, *node.inputs] if value is not None}
-    return names
 
 
 def _unshare(graph: ir.Graph) -> dict[str, str]:

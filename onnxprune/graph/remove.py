@@ -39,7 +39,7 @@ def remove(model: Model, channels: Channels, units: Iterable[Unit | int]) -> Mod
     if masks:
         _mend(model, channels, copy, twin, masks, after)
     for block in channels.dropped(units):
-        _skip(copy.graph, twin[block.add.outputs[0]].producer(), 1 - block.operand)
+        skip(twin[block.add.outputs[0]].producer(), 1 - block.operand)
     kept = {name: original for name, original in model.copies.items() if name in copy.graph.initializers}
     merge_copies(copy, kept)
     RemoveUnusedNodesPass()(copy)
@@ -140,13 +140,13 @@ def _value(node: ir.Node, index: int, values: Mapping[ir.Value, np.ndarray]) -> 
     return None if value is None else values.get(value)
 
 
-def _skip(graph: ir.Graph, add: ir.Node, kept: int) -> None:
-    """What read the sum reads the operand that is kept; a graph output keeps its name."""
-    out, value = add.outputs[0], add.inputs[kept]
+def skip(node: ir.Node, kept: int) -> None:
+    """What read the result reads the operand that is kept; a graph output keeps its name."""
+    out, value = node.outputs[0], node.inputs[kept]
     if out.is_graph_output():
-        add.op_type = "Identity"
-        add.replace_input_with(0, value)
-        add.resize_inputs(1)
+        node.op_type = "Identity"
+        node.replace_input_with(0, value)
+        node.resize_inputs(1)
     else:
         out.replace_all_uses_with(value)
 

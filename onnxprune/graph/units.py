@@ -143,12 +143,11 @@ class Channels:
         seen: set[tuple[int, ...]] = set()
 
         def add(members: np.ndarray) -> None:
-            if not pinned[members].any():
-                closed = self._legality.close(members)
-                key = tuple(closed.tolist())
-                if key not in seen and not pinned[closed].any() and self._legality.allows(closed):
-                    seen.add(key)
-                    found.append(closed)
+            closed = self._legality.close(members, pinned)
+            key = None if closed is None else tuple(closed.tolist())
+            if key and key not in seen and self._legality.allows(closed):
+                seen.add(key)
+                found.append(closed)
 
         for alike in bundles:
             if alike.even and not any(is_name[members].any() for members in alike.sets):
@@ -158,8 +157,8 @@ class Channels:
                 for members in alike.sets:
                     add(members)
         found.sort(key=lambda members: int(members[0]))
-        for name, row in self._legality.links:
-            add(np.append(row, name))
+        for name in dict.fromkeys(name for name, _ in self._legality.links):
+            add(np.array([name]))
         return found
 
     @cached_property
@@ -219,7 +218,6 @@ class Channels:
     @cached_property
     def _kinds(self) -> np.ndarray:
         """The kind of each channel, as a number in KINDS."""
-        found = np.full(self.count, KINDS.index("channel"))
         said = np.full(self.count, len(KINDS))
         for labels, kind in self.trace.ledger.kinds:
             channels = self.channel[labels]
@@ -231,7 +229,7 @@ class Channels:
                 repeats = (rows[1:] == rows[:-1]).all(axis=1)
                 if repeats.any() and not repeats.all():
                     said[named[1:][repeats]] = KINDS.index("key-value group")
-        return np.where(said < len(KINDS), said, found)
+        return np.where(said < len(KINDS), said, KINDS.index("channel"))
 
     @cached_property
     def _places(self) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.graph import shapes
+from onnxprune.graph.names import free_name
 
 #: Positions above this many elements aren't computed.
 _MAX_POSITIONS = 2**22
@@ -25,7 +26,8 @@ def restore_reshapes(model: ir.Model) -> None:
     for node in suspects:
         dims = [dim if isinstance(dim, int) else -1 for dim in node.outputs[0].shape]
         if dims.count(-1) <= 1:
-            target = ir.tensor(np.array(dims, np.int64), name=f"{node.name}.shape")
+            name = free_name(f"{node.name}.shape", model.graph)
+            target = ir.tensor(np.array(dims, np.int64), name=name)
             value = ir.Value(name=target.name, type=ir.TensorType(target.dtype), shape=target.shape, const_value=target)
             model.graph.register_initializer(value)
             node.op_type = "Reshape"

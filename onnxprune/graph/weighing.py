@@ -37,7 +37,6 @@ class Sets:
         lengths = np.array([len(s) for s in sets], np.int64)
         self.flat = np.concatenate([*sets, np.empty(0, np.int64)])
         self.starts = np.cumsum(lengths) - lengths
-        self.owner = np.repeat(np.arange(len(sets)), lengths)
         self.members = [tuple(s.tolist()) for s in sets]
 
     def sums(self, values: np.ndarray) -> np.ndarray:

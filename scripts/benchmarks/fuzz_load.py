@@ -1,8 +1,7 @@
-"""Damaged and hostile files against load, trace and shrink: docs/benchmarks/fuzz_load.md.
+"""Damaged and hostile files against load, trace and shrink; a whole run writes docs/benchmarks/fuzz_load.md.
 
     python scripts/benchmarks/fuzz_load.py [--files 20000] [--seed 0] [-o runs/fuzz_load]
     python scripts/benchmarks/fuzz_load.py --one 0 1234 > bad.onnx    # file 1234 of seed 0
-    python scripts/benchmarks/fuzz_load.py --atheris 600              # guided by coverage, for 600 s: extra `fuzz`
 
 Every file is a valid small model with one to four things wrong: bytes flipped, cut out, repeated or truncated, or a
 part of the message replaced by something nasty. It goes through load, trace and shrink in a worker process with a
@@ -176,44 +175,12 @@ def document(results: dict[int, tuple[str, str]], command: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def guided(seconds: int) -> None:
-    """Let atheris choose the bytes, by the branches that they take in onnxprune and onnx-ir."""
-    import atheris
-
-    with atheris.instrument_imports(include=["onnxprune", "onnx_ir"]):
-        import onnxprune.graph.shrink  # noqa: F401
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
-        seeds = Path(name) / "seeds"
-        seeds.mkdir()
-        for index, content in enumerate(corpus()):
-            (seeds / f"{index}.onnx").write_bytes(content)
-
-        def one(content: bytes) -> None:
-            outcome, detail = attempt(content, Path(name))
-            if outcome not in GOOD:
-                raise AssertionError(f"{outcome}: {detail}")
-
-        atheris.Setup(
-            [
-                sys.argv[0],
-                f"-max_total_time={seconds}",
-                "-rss_limit_mb=4096",
-                "-timeout=20",
-                "-max_len=8192",
-                str(seeds),
-            ],
-            one,
-        )
-        atheris.Fuzz()
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--out", type=Path, default=Path("runs/fuzz_load"), help="folder of the log")
     parser.add_argument("--one", type=int, nargs=2, metavar=("SEED", "NUMBER"), help="write one file to stdout")
-    parser.add_argument("--atheris", type=int, metavar="SECONDS", help="guided by coverage")
     parser.add_argument("--worker", type=int, nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
@@ -222,9 +189,6 @@ def main() -> int:
         return 0
     if arguments.one:
         sys.stdout.buffer.write(damaged(*arguments.one))
-        return 0
-    if arguments.atheris:
-        guided(arguments.atheris)
         return 0
     arguments.out.mkdir(parents=True, exist_ok=True)
     results = run(arguments.seed, arguments.files, arguments.out / f"seed-{arguments.seed}.jsonl")

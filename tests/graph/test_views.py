@@ -41,3 +41,15 @@ def test_other_positions_stay_looked_up(oracle, rows, across):
     model = source(oracle, rows, np.ascontiguousarray(across))
     assert "Gather" in [node.op_type for node in load(model).ir.graph]
     assert not oracle.check(model).units
+
+
+def test_the_new_shape_takes_nobodys_name(oracle):
+    model = source(oracle, 8, np.arange(8))
+    look = next(node for node in model.graph.node if node.op_type == "Gather")
+    look.name = "look"
+    for part in (*model.graph.initializer, *model.graph.node):
+        if part.name == "w9":
+            part.name = "look.shape"
+        if isinstance(part, type(look)) and "w9" in part.input:
+            part.input[list(part.input).index("w9")] = "look.shape"
+    assert len(oracle.check(model).units) == 8

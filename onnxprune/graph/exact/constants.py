@@ -14,7 +14,7 @@ from onnxprune.graph.exact.forward import Facts
 from onnxprune.graph.exact.known import Known
 from onnxprune.graph.exact.rewrite import fits, new_initializer
 from onnxprune.graph.model import Model
-from onnxprune.graph.remove import twins
+from onnxprune.graph.remove import skip, twins
 from onnxprune.graph.trace import Trace
 
 #: Operators that broadcast: a constant of size 1 along an axis stands for one that is the same along it.
@@ -51,7 +51,7 @@ def _replaced(trace: Trace, facts: Facts, new_constants: bool) -> Model | None:
             if not _keeps_shape(trace, node, index, found):
                 continue
             if _is_neutral(node, index, found):
-                _skip(other, 1 - index)
+                skip(other, 1 - index)
                 changed = True
                 break
             dtype = value.dtype or _dtype_beside(node)
@@ -97,17 +97,6 @@ def _dtype_beside(node: ir.Node) -> ir.DataType | None:
 def _is_neutral(node: ir.Node, index: int, found: Known) -> bool:
     number, places = NEUTRAL.get(node.op_type, (None, ()))
     return index in places and len(node.inputs) == 2 and found.holds(number)
-
-
-def _skip(node: ir.Node, kept: int) -> None:
-    """What read the result reads the operand that is kept; a graph output keeps its name."""
-    out, value = node.outputs[0], node.inputs[kept]
-    if out.is_graph_output():
-        node.op_type = "Identity"
-        node.replace_input_with(0, value)
-        node.resize_inputs(1)
-    else:
-        out.replace_all_uses_with(value)
 
 
 def _elements(model: Model) -> int:

@@ -13,7 +13,8 @@ from onnxprune.graph.compact import kept_along, take
 from onnxprune.graph.exact.products import CONVOLUTIONS
 from onnxprune.graph.exact.readings import Reading
 from onnxprune.graph.exact.step import WIDENED, holds_weights
-from onnxprune.graph.model import Model, free_name
+from onnxprune.graph.model import Model
+from onnxprune.graph.names import free_name
 from onnxprune.graph.units import Channels
 
 #: Halves round coarsely: a sum that its type can't hold this closely, of the largest beside it, isn't written down.

@@ -1,0 +1,21 @@
+"""Names that nothing else in a graph has."""
+
+import onnx_ir as ir
+
+
+def free_name(wanted: str, taken: "set[str] | ir.Graph") -> str:
+    """`wanted`, or with a number behind it where a value of the graph has that name already."""
+    names = taken if isinstance(taken, set) else value_names(taken)
+    number, candidate = 1, wanted
+    while candidate in names:
+        number += 1
+        candidate = f"{wanted}.{number}"
+    return candidate
+
+
+def value_names(graph: ir.Graph) -> set[str]:
+    """The names of all values of a graph, those in subgraphs too."""
+    names = {value.name or "" for value in [*graph.inputs, *graph.initializers.values()]}
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        names |= {value.name or "" for value in [*node.outputs, *node.inputs] if value is not None}
+    return names
