@@ -18,7 +18,10 @@ from onnxprune.graph.units import Channels, Unit
 #: Operands, by operator, whose zero gives no number. Where a deleted slice holds 0 there it counts as 1.
 DIVISORS = {"Acosh": 0, "BatchNormalization": 4, "Div": 1, "Log": 0, "Mod": 1, "Reciprocal": 0}
 
-NORMALISATIONS = ("GroupNormalization", "InstanceNormalization", "LayerNormalization")
+#: Written out where something is deleted: statistics over what is kept, and no 0 divided by 0.
+NORMALISATIONS = ("GroupNormalization", "InstanceNormalization", "LayerNormalization", "MeanVarianceNormalization")
+#: Added to the variance where no attribute says what; MeanVarianceNormalization adds 1e-9 to its root.
+EPSILONS = {"MeanVarianceNormalization": 1e-18}
 
 
 def mask(model: Model, channels: Channels, units: Iterable[Unit | int]) -> Model:
@@ -126,6 +129,8 @@ def _restate(
     elif node.op_type == "InstanceNormalization":
         axes = list(range(2, rank))
         scale_shape = (1, -1) + (1,) * (rank - 2)
+    elif node.op_type == "MeanVarianceNormalization":
+        axes = list(node.attributes["axes"].as_ints()) if "axes" in node.attributes else [0, 2, 3]
     else:
         # [N, C, *S] as [N, groups, channels in the group, positions]
         groups = node.attributes["num_groups"].as_int()
@@ -134,7 +139,9 @@ def _restate(
         keep = keep.reshape(1, groups, -1, 1)
         axes = [2, 3]
         scale_shape = (1, -1) + (1,) * (rank - 2)
-    epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
+    epsilon = (
+        node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else EPSILONS.get(node.op_type, 1e-5)
+    )
     dtype = _dtype(node.inputs[0]).numpy()
     # The mean over all places is that over the kept ones times the fraction kept.
     if source is None:

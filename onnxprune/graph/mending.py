@@ -69,21 +69,17 @@ class Mender:
             return
         size = self.values[old].size
         dtype = (old.dtype or ir.DataType.INT64).numpy()
-        factors = {position: value for position, value in changes.items() if isinstance(value, Fraction)}
-        written = {position: value for position, value in changes.items() if position not in factors}
-
-        def vector(values: Mapping[int, int], other: int, dtype: np.dtype = dtype) -> ir.Value:
-            array = np.full(size, other, dtype)
-            array[list(values)] = list(values.values())
-            return self._constant(f"{node.name}.sizes", array)
-
-        new = old
-        if factors:
-            new = self._insert(node, "Mul", new, vector({p: f.numerator for p, f in factors.items()}, 1))
-            new = self._insert(node, "Div", new, vector({p: f.denominator for p, f in factors.items()}, 1))
-        if written:
-            flags = vector(dict.fromkeys(written, True), False, np.dtype(bool))
-            new = self._insert(node, "Where", flags, vector(written, 0), new)
+        factors, divisors, added = np.ones(size, dtype), np.ones(size, dtype), np.zeros(size, dtype)
+        for position, value in changes.items():
+            if isinstance(value, Fraction):
+                factors[position], divisors[position] = value.numerator, value.denominator
+            else:
+                factors[position], added[position] = 0, value
+        new = self._insert(node, "Mul", old, self._constant(f"{node.name}.sizes", factors))
+        if (divisors != 1).any():
+            new = self._insert(node, "Div", new, self._constant(f"{node.name}.sizes", divisors))
+        if added.any():
+            new = self._insert(node, "Add", new, self._constant(f"{node.name}.sizes", added))
         node.replace_input_with(index, new)
 
     def _insert(self, before: ir.Node, operator: str, *operands: ir.Value) -> ir.Value:

@@ -25,7 +25,7 @@ BATCH_FROM, LENGTH_FROM, SECOND_FROM = 7, 61, 211
 #: Networks that halve an image several times and join the halves need sizes divisible by a power of two.
 SCALES = (1, 2, 4, 8, 16, 32, 64)
 #: Operators defined by a function, whose own inference fails in strict mode.
-KEEPS_SHAPE = frozenset(("GroupNormalization",))
+KEEPS_SHAPE = frozenset(("GroupNormalization", "MeanVarianceNormalization"))
 #: Operators whose result may be of any length, as far as inference knows.
 UNKNOWN = frozenset(("Compress", "NonMaxSuppression", "NonZero", "Unique"))
 #: Initializers above this many elements are left out when shapes are inferred: only their shape matters.

@@ -12,7 +12,7 @@ from onnxprune.graph.contradictions import fits_together
 from onnxprune.graph.labels import Ledger, facet, spans
 from onnxprune.graph.model import Model
 from onnxprune.graph.rules import RULES, SHAPE_INPUTS, Op, Tensor
-from onnxprune.graph.rules.registry import ADAPTS, RESHAPES, WEIGHT_LABELS, Facets
+from onnxprune.graph.rules.registry import ADAPTS, REASONS, RESHAPES, WEIGHT_LABELS, Facets
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,20 @@ class Trace:
     shape_of: Mapping[ir.Value, tuple[int, ...]]
     other_shape_of: Mapping[ir.Value, tuple[int, ...]]
     values: Mapping[ir.Value, np.ndarray]
+    other_values: Mapping[ir.Value, np.ndarray]
     ledger: Ledger
+
+    def static(self, value: ir.Value) -> np.ndarray | None:
+        """The value of a small constant or of shape arithmetic that depends on no symbolic size."""
+        here, there = self.values.get(value), self.other_values.get(value)
+        return here if here is there or (there is not None and np.array_equal(here, there)) else None
+
+    def elements(self, value: ir.Value) -> list[int | None] | None:
+        """The elements of one-dimensional shape arithmetic; None for each that depends on a symbolic size."""
+        here, there = self.values.get(value), self.other_values.get(value)
+        if here is None or there is None or here.ndim != 1 or here.shape != there.shape or here.dtype.kind not in "iu":
+            return None
+        return [a if a == b else None for a, b in zip(here.tolist(), there.tolist(), strict=True)]
 
     def is_dynamic(self, value: ir.Value, axis: int) -> bool:
         """Whether the size of `value` along `axis` is symbolic: it differs between two probes, or the file says so."""
@@ -48,23 +61,15 @@ def walk(model: Model) -> Trace:
     first = shapes.probe(model.ir, 0).shape_of
     other = shapes.probe(model.ir, 1).shape_of if shapes.symbols(model.ir) else first
     values = shapes.evaluate(model.ir, first)
-    ledger = Ledger()
-    trace = Trace(model, {}, first, other, values, ledger)
-    varying = _varying(model.ir, values, other) if other is not first else set()
-    _Walk(trace, {v: a for v, a in values.items() if v not in varying}).run()
+    other_values = values if other is first else shapes.evaluate(model.ir, other)
+    trace = Trace(model, {}, first, other, values, other_values, Ledger())
+    _Walk(trace).run()
     return trace
 
 
-def _varying(model: ir.Model, values: Mapping[ir.Value, np.ndarray], other) -> set[ir.Value]:
-    """Values that depend on a symbolic size."""
-    again = shapes.evaluate(model, other)
-    return {v for v, a in values.items() if v not in again or not np.array_equal(a, again[v])}
-
-
 class _Walk:
-    def __init__(self, trace: Trace, static: Mapping[ir.Value, np.ndarray]):
+    def __init__(self, trace: Trace):
         self.trace = trace
-        self.static = static
         self.facets: dict[ir.Value, Facets] = trace.facets  # filled here, read-only afterwards
         self.ledger = trace.ledger
         self.flows = np.zeros(0, bool)  # scratch, all False between nodes: labels that a rule ties or passes on
@@ -167,7 +172,8 @@ class _Walk:
         unknown = [t for t in [*inputs, *outputs] if t is not None and t.shape is None]
         if function is None or unknown or captured or not labels_are_bounded(op):
             reason = "has a shape that can't be inferred" if unknown else "gives an axis too long to follow"
-            reason = "has no rule" if function is None else reason
+            if function is None:
+                reason = REASONS.get(key, REASONS.get((node.domain, "*"), "has no rule"))
             for tensor in inputs:
                 if tensor is not None:
                     op.pin(tensor.facets, "captures it in a subgraph" if captured else reason)
@@ -201,7 +207,8 @@ class _Walk:
 
     def _tensor(self, value: ir.Value) -> Tensor:
         shape = self.trace.shape_of.get(value)
-        return Tensor(value.name or "", shape, self.facets.get(value, ()), self.static.get(value))
+        trace = self.trace
+        return Tensor(value.name or "", shape, self.facets.get(value, ()), trace.static(value), trace.elements(value))
 
     def _opset(self, node: ir.Node) -> int:
         return self.trace.model.ir.graph.opset_imports.get(node.domain, 1)

@@ -36,7 +36,7 @@ def sized(model, known):
 def compare(model, channels, units, feeds):
     """Both backends leave the same shapes and the function of the masked network."""
     expected, found = first.remove(model, channels, units), remove(model, channels, units)
-    onnx.checker.check_model(to_bytes(found), full_check=True)
+    onnx.checker.check_model(to_bytes(found), full_check=oracle.infers(to_proto(model)))
     known = shapes(model)
     assert sized(found, known) == sized(expected, known)
     masked = mask(model, channels, units)
@@ -47,11 +47,48 @@ def compare(model, channels, units, feeds):
     return found
 
 
+#: Cases that this backend refuses so far, naming the node.
+NOT_FOLLOWED = {
+    "a map for each channel",
+    "another tensor expanded to its shape",
+    "another tensor tiled by its size",
+    "channels and positions, each with a step",
+    "channels beside a computed start",
+    "crop and pad around the middle",
+    "cumprod",
+    "determinants",
+    "displaced convolution",
+    "displacements from channels pin them",
+    "every second channel",
+    "grid sample",
+    "grid sample by computed coordinates",
+    "ones of a given shape",
+    "pad by computed amounts",
+    "resize by computed sizes",
+    "reverse sequence",
+    "rois",
+    "rois of the largest",
+    "scatter of opset 9",
+    "swiglu",
+    "zeros like another tensor",
+}
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_every_operator(case):
+    if case.name in NOT_FOLLOWED:
+        with pytest.raises(ModelError, match="Remove these units with the backend onnx-ir"):
+            check(case)
+    else:
+        check(case)
+
+
+def check(case):
     generator = np.random.default_rng(1)
     for opset in (case.opset, *case.opsets):
-        model = load(oracle.parse(case.body, case.inputs, case.weights, case.constants, case.outputs, opset))
+        model = load(
+            oracle.parse(case.body, case.inputs, case.weights, case.constants, case.outputs, opset, infos=case.infos)
+        )
         before, channels = to_bytes(model), trace(model)
         for trial in range(2 if channels.units or channels.blocks else 0):
             chosen = channels.ranked(oracle.random_saliency(channels, generator)) if trial else channels

@@ -113,7 +113,7 @@ class Oracle:
             smaller = remove(model, chosen, units)
             masked = mask(model, chosen, units)
             assert parameters(smaller) < parameters(model)
-            onnx.checker.check_model(to_bytes(smaller), full_check=True)
+            onnx.checker.check_model(to_bytes(smaller), full_check=infers(source))
             for batch, dynamic in ((3, size), (2, size + 4)):
                 feeds = feeds_for(model, batch, dynamic, seed + trial)
                 assert error_over_range(run(masked, feeds), run(smaller, feeds)) <= TOLERANCE
@@ -123,6 +123,15 @@ class Oracle:
         assert to_bytes(model) == before, "the input was modified"
         assert source.SerializeToString(deterministic=True) == given, "the source was modified"
         return channels
+
+
+def infers(source: onnx.ModelProto) -> bool:
+    """Whether onnx can infer the shapes at all: of some operators defined by functions it can't."""
+    try:
+        onnx.checker.check_model(source, full_check=True)
+    except onnx.shape_inference.InferenceError:
+        return False
+    return True
 
 
 def legal(channels: Channels, rng: np.random.Generator, share: float) -> list[int]:

@@ -7,14 +7,29 @@ from onnxprune.graph.rules import (
     indexing,
     layout,
     normalization,
+    pinned,
     reduction,
     sampling,
     slicing,
 )
-from onnxprune.graph.rules.registry import MENDS, RULES, SHAPE_INPUTS, Change, Mended, Op, Tensor, mend, rule
+from onnxprune.graph.rules.registry import (
+    EXACTNESS,
+    MENDS,
+    REASONS,
+    RULES,
+    SHAPE_INPUTS,
+    Change,
+    Mended,
+    Op,
+    Tensor,
+    mend,
+    rule,
+)
 
 __all__ = [
+    "EXACTNESS",
     "MENDS",
+    "REASONS",
     "RULES",
     "SHAPE_INPUTS",
     "Change",
@@ -28,6 +43,7 @@ __all__ = [
     "layout",
     "mend",
     "normalization",
+    "pinned",
     "reduction",
     "rule",
     "sampling",

@@ -81,7 +81,7 @@ def _convolution(op: Op, weight_out: int) -> Facets:
         out = contract(op, [(x, "nc" + "uvwxyz"[:spatial]), (w, kernel)], "no" + "klmpqr"[:spatial])
     else:
         out = _grouped(op, x, w, weight_out)
-    return _add_bias(op, out)
+    return add_bias(op, out, op.input(2))
 
 
 def _labels(facets: Facets) -> np.ndarray:
@@ -98,8 +98,8 @@ def _window_free(op: Op) -> tuple[Tensor, Tensor]:
     return found[0], found[1]
 
 
-def _add_bias(op: Op, out: Facets) -> Facets:
-    bias = op.input(2)
+def add_bias(op: Op, out: Facets, bias: Tensor | None) -> Facets:
+    """The facets of the result once a bias [O] is added to it."""
     if bias is None:
         return out
     result = op.outputs[0].view(op.outputs[0].shape, out)

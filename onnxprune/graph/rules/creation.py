@@ -1,14 +1,44 @@
 """Operators that read sizes, and operators that create tensors of given sizes."""
 
-from onnxprune.graph.rules.registry import Op, rule
+import numpy as np
+
+from onnxprune.graph.labels import facet
+from onnxprune.graph.rules.layout import corrections
+from onnxprune.graph.rules.registry import Change, Facets, Mended, Op, mend, rule
 
 
 @rule("", "Shape", "Size")
 def shape_of(op: Op) -> None:
-    """Sizes, not data. Where they flow into anything but a shape, tracing pins the axes that were measured."""
+    """Sizes, not data: axes that were measured stay where their sizes flow into anything but a shape."""
 
 
-@rule("", "ConstantOfShape", "Range", "OneHot", "RandomNormalLike", "RandomUniformLike", "EyeLike")
+@rule("", "ConstantOfShape", shape_inputs=(0,), reshapes=True)
+def constant_of_shape(op: Op) -> Facets:
+    """Labels of its own for every axis of a fixed size, since all places hold the same number."""
+    shape = op.outputs[0].shape
+    held = op.node.attributes["value"].as_tensor().numpy() if "value" in op.node.attributes else np.zeros(1)
+    return tuple(
+        facet(
+            op.ledger.fresh(size).reshape([size if a == axis else 1 for a in range(len(shape))]),
+            float(held.ravel()[0]),
+        )
+        for axis, size in enumerate(shape)
+        if size > 1 and not op.is_dynamic(0, axis)
+    )
+
+
+@mend("", "ConstantOfShape")
+def constant_sizes(change: Change) -> Mended | None:
+    """The sizes that are left."""
+    target, wanted, out = change.value(0), change.outputs_after[0], change.node.outputs[0]
+    if target is None:
+        return None
+    new = [-1 if change.dynamic(out, axis) else size for axis, size in enumerate(wanted)]
+    places = corrections(target.tolist(), wanted, new)
+    return Mended(places={0: places}) if places else None
+
+
+@rule("", "EyeLike", "OneHot", "Range")
 def creates(op: Op) -> None:
-    """Creates a tensor whose axes can't shrink."""
+    """Creates a tensor whose places differ: its axes stay, and what it reads sizes or positions from."""
     op.pin([f for t in op.inputs if t is not None for f in t.facets], "reads values as sizes or positions")

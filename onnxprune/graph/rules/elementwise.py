@@ -79,6 +79,7 @@ NARY = [
     "Pow",
     "Sub",
     "Sum",
+    "SwiGLU",
     "Where",
     "Xor",
 ]
@@ -93,12 +94,29 @@ KEEPS_ZERO = frozenset(
 
 @rule("", *UNARY)
 def same(op: Op) -> Facets:
+    """Each element by itself: the labels go on."""
     return _through(op, op.inputs[0].facets)
 
 
-@rule("", "CastLike", "Dropout")
-def same_as_first(op: Op) -> list[Facets]:
-    return [op.inputs[0].facets] * len(op.outputs)
+@rule("", "CastLike")
+def cast_like(op: Op) -> Facets:
+    """Each element by itself: the labels of the first operand go on; of the second only the type is read."""
+    return op.inputs[0].facets
+
+
+@rule("", "Dropout")
+def dropout(op: Op) -> list[Facets]:
+    """Each element by itself; its mask has the same labels. In training mode it pins, since it draws numbers."""
+    training = op.input(2)
+    if training is not None and (training.data is None or training.data.any()):
+        op.pin(op.inputs[0].facets, "draws random numbers place by place")
+        return [()] * len(op.outputs)
+    return [op.inputs[0].facets, *[unknown(op.inputs[0].facets)] * (len(op.outputs) - 1)]
+
+
+def unknown(facets: Facets) -> Facets:
+    """The same labels, and no ghost."""
+    return tuple(facet(found, None) for found in facets)
 
 
 def _through(op: Op, facets: Facets) -> Facets:
@@ -110,6 +128,7 @@ def _through(op: Op, facets: Facets) -> Facets:
 
 @rule("", *NARY)
 def broadcast(op: Op) -> Facets:
+    """Element by element, broadcast: labels that meet are tied, and an axis that can't shrink pins those it meets."""
     rank = len(op.outputs[0].shape)
     return op.meet(
         [align(tensor, rank) for tensor in op.inputs if tensor is not None], lambda held: evaluated(op, held)
@@ -119,7 +138,7 @@ def broadcast(op: Op) -> Facets:
 def evaluated(op: Op, held: Sequence[float | None]) -> float | None:
     """What an elementwise operator gives for one number an operand; None where that isn't known. 0 times any is 0."""
     operator = op.node.op_type
-    if (operator == "Mul" and 0.0 in held) or (operator == "Div" and held[0] == 0.0):
+    if (operator in ("Mul", "SwiGLU") and 0.0 in held) or (operator == "Div" and held[0] == 0.0):
         return 0.0
     if any(h is None for h in held):
         return None

@@ -27,6 +27,7 @@ def settle(op: Op, facets: Sequence[Facet]) -> Facets:
 
 @rule("", "Transpose")
 def transpose(op: Op) -> Facets:
+    """Labels are transposed like the data."""
     order = op.attr("perm") or list(range(len(op.inputs[0].shape)))[::-1]
     return tuple(np.transpose(f, order) for f in op.inputs[0].facets)
 
@@ -34,6 +35,7 @@ def transpose(op: Op) -> Facets:
 @rule("", "Flatten", "Squeeze", "Unsqueeze", shape_inputs=(1,))
 @rule("", "Reshape", shape_inputs=(1,), reshapes=True)
 def reshape_like(op: Op) -> Facets:
+    """Labels are reshaped like the data; a target that names sizes is written anew."""
     x, out = op.inputs[0], op.outputs[0]
     moved = [(f, reshape(f, x.shape, out.shape)) for f in x.facets]
     # Labels that stay anyway say nothing more when they are repeated along an axis that others speak about.
@@ -67,11 +69,11 @@ def reshape_target(change: Change) -> Mended | None:
         else:
             new.append(size)
     if new.count(-1) > 1:
-        return Mended(places={1: _corrections(target.tolist(), after, new)})
+        return Mended(places={1: corrections(target.tolist(), after, new)})
     return Mended({1: np.array(new, np.int64)}, attributes={"allowzero": None})
 
 
-def _corrections(target: Sequence[int], wanted: Sequence[int], new: Sequence[int]) -> dict[int, int | Fraction]:
+def corrections(target: Sequence[int], wanted: Sequence[int], new: Sequence[int]) -> dict[int, int | Fraction]:
     """Elements of a computed target that came out wrong: {position: size}, or {position: factor} for symbolic ones."""
     return {
         axis: Fraction(size, found) if told == -1 else size
@@ -93,6 +95,7 @@ def _resolves_to(target: list[int], shape: tuple[int, ...], wanted: tuple[int, .
 
 @rule("", "Concat")
 def concat(op: Op) -> Facets:
+    """Labels are joined like the data; those of the other axes meet."""
     axis = op.axis(1, len(op.outputs[0].shape))
     tensors = [t for t in op.inputs if t is not None]
     along = op.outputs[0].shape[axis]
@@ -115,61 +118,57 @@ def concat(op: Op) -> Facets:
     return settle(op, result)
 
 
-@rule("", "Pad", shape_inputs=(1, 3))
-def pad(op: Op) -> Facets | None:
-    x = op.inputs[0]
-    rank = len(x.shape)
-    pads = np.zeros((2, rank), np.int64)
-    given = op.attr("pads") or op.attr("paddings")
-    axes = list(range(rank))
-    if given is None:
-        if op.inputs[1].data is None or (op.input(3) is not None and op.inputs[3].data is None):
-            op.pin(x.facets, "pads by computed amounts")
-            return None
-        given = op.inputs[1].data
-        axes = axes if op.input(3) is None else [int(a) % rank for a in op.inputs[3].data]
-    pads[:, axes] = np.asarray(given).reshape(2, -1)
-    mode = op.attr("mode", "constant")
+@rule("", "Tile", shape_inputs=(1,), reshapes=True)
+def tile(op: Op) -> Facets:
+    """Labels are repeated like the data; axes that are made of a single place get labels of their own."""
+    x, out = op.inputs[0], op.outputs[0]
     facets = []
-    for facet in x.facets:
-        padded = [a for a in spans(facet) if pads[:, a].any()]
-        if padded and (mode != "constant" or (pads[:, padded] < 0).any()):
-            op.pin([facet], "pads the axis with what it holds")
-            continue
-        widths = [tuple(pads[:, a]) if a in padded else (0, 0) for a in range(rank)]
-        # Constant padding along other axes puts its own value where a deleted slice held the ghost.
-        ghost = ghost_of(facet) if mode != "constant" or _pad_value(op) == ghost_of(facet) else None
-        facets.append(labelled(np.pad(facet, widths, constant_values=PINNED), ghost))
-    return settle(op, facets)
+    for found in x.facets:
+        times = [o // i if f > 1 else 1 for f, i, o in zip(found.shape, x.shape, out.shape, strict=True)]
+        if any(op.is_dynamic(0, axis) for axis in spans(found)):
+            op.pin([found], "repeats the axis by a computed count")
+        else:
+            facets.append(labelled(np.tile(found, times), ghost_of(found)))
+    return (*settle(op, facets), *created(op, x.shape))
 
 
-def _pad_value(op: Op) -> float | None:
-    if op.version < 11:
-        return float(op.attr("value", 0.0))
-    value = op.input(2)
-    if value is None:
-        return 0.0
-    return None if value.data is None else float(value.data.ravel()[0])
-
-
-@rule("", "Tile", shape_inputs=(1,))
-def tile(op: Op) -> Facets | None:
-    x = op.inputs[0]
-    repeats = op.inputs[1].data
+@mend("", "Tile")
+def tile_counts(change: Change) -> Mended | None:
+    """Axes that were made of a single place are made as long as they are now."""
+    repeats, out = change.value(1), change.node.outputs[0]
     if repeats is None:
-        op.pin(x.facets, "repeats by computed counts")
         return None
-    counts = [int(r) for r in repeats]
-    times = [[c if s > 1 else 1 for c, s in zip(counts, f.shape, strict=True)] for f in x.facets]
-    return settle(op, [labelled(np.tile(f, t), ghost_of(f)) for f, t in zip(x.facets, times, strict=True)])
+    wanted = [o // i for i, o in zip(change.after[0], change.outputs_after[0], strict=True)]
+    new = [-1 if change.dynamic(out, axis) else count for axis, count in enumerate(wanted)]
+    places = corrections(repeats.tolist(), wanted, new)
+    return Mended(places={1: places}) if places else None
 
 
 @rule("", "Expand", shape_inputs=(1,), reshapes=True)
 def expand(op: Op) -> Facets:
-    """Labelled axes keep their size; the axes that Expand creates can't shrink."""
+    """Labels go on; axes that are made of a single place get labels of their own, unless others are labelled."""
     x, out = op.inputs[0], op.outputs[0]
     lead = (1,) * (len(out.shape) - len(x.shape))
-    return tuple(f.reshape(lead + f.shape) for f in x.facets)
+    return (*(f.reshape(lead + f.shape) for f in x.facets), *created(op, lead + x.shape))
+
+
+def created(op: Op, before: tuple[int, ...]) -> Facets:
+    """Labels for axes of a fixed size that an operator makes of a single place, all places being alike.
+
+    Beside labels that are there already (heads of keys that are repeated) they would say that either may go.
+    """
+    x, shape = op.inputs[0], op.outputs[0].shape
+    if x.facets:
+        return ()
+    rank = len(shape)
+    return tuple(
+        labelled(
+            op.ledger.fresh(size).reshape([size if a == axis else 1 for a in range(rank)]),
+            float(x.data.ravel()[0]) if x.data is not None and x.data.size == 1 else None,
+        )
+        for axis, size in enumerate(shape)
+        if before[axis] == 1 and size > 1 and not op.is_dynamic(0, axis)
+    )
 
 
 @mend("", "Expand")
@@ -183,7 +182,7 @@ def expand_target(change: Change) -> Mended | None:
     own = (1,) * (len(wanted) - len(after)) + tuple(after)
     places = {
         position: value if own[lead + position] == 1 else 1
-        for position, value in _corrections(target.tolist(), wanted[lead:], new).items()
+        for position, value in corrections(target.tolist(), wanted[lead:], new).items()
         if target[position] != 1
     }
     return Mended(places={1: places}) if places else None

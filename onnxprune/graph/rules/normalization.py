@@ -21,7 +21,7 @@ def batch_normalization(op: Op) -> list[Facets]:
     return [op.meet([op.inputs[0], *_columns(op)], scaled_and_shifted)] + [()] * (len(op.outputs) - 1)
 
 
-@rule("", "InstanceNormalization")
+@rule("", "InstanceNormalization", exactness="restated")
 def instance_normalization(op: Op) -> Facets:
     """Each channel of each sample by its own statistics over the positions.
 
@@ -32,7 +32,7 @@ def instance_normalization(op: Op) -> Facets:
     return op.meet([x, *_columns(op)], scaled_and_shifted)
 
 
-@rule("", "LayerNormalization")
+@rule("", "LayerNormalization", exactness="restated")
 def layer_normalization(op: Op) -> list[Facets]:
     """Statistics over the axes from `axis` on: x[*B,*D], scale [*D], shift [*D]; over the kept places once some go."""
     x = op.inputs[0]
@@ -45,7 +45,7 @@ def layer_normalization(op: Op) -> list[Facets]:
     return [op.meet(operands, scaled_and_shifted if len(operands) > 2 else product)]
 
 
-@rule("", "GroupNormalization")
+@rule("", "GroupNormalization", exactness="restated")
 def group_normalization(op: Op) -> Facets | None:
     """Statistics over the channels of a group and the positions; a group loses as many channels as the others."""
     x = op.inputs[0]

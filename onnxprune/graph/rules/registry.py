@@ -24,19 +24,23 @@ Combine = Callable[[Sequence[float | None]], float | None]
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
-    """What a rule sees of an operand. `data` is its value where that is a small constant or shape arithmetic."""
+    """What a rule sees of an operand. `data` is its value where that is a small constant or shape arithmetic.
+
+    `elements` lists the elements of a one-dimensional value, None for those that depend on a symbolic size.
+    """
 
     name: str
     shape: tuple[int, ...]
     facets: Facets = ()
     data: np.ndarray | None = None
+    elements: Sequence[int | None] | None = None
 
     def facing(self, axis: int) -> Facets:
         """The facets that speak about `axis`."""
         return tuple(f for f in self.facets if f.shape[axis] > 1)
 
     def view(self, shape: tuple[int, ...], facets: Facets) -> "Tensor":
-        return Tensor(self.name, shape, facets, self.data)
+        return Tensor(self.name, shape, facets, self.data, self.elements)
 
 
 @dataclass(eq=False)
@@ -60,6 +64,12 @@ class Op:
 
     def attr(self, name: str, default=None):
         return attribute(self.node, name, default)
+
+    def constant(self, index: int) -> np.ndarray | None:
+        """An input's value where that is an initializer, whatever its type and size."""
+        value = self.node.inputs[index] if index < len(self.node.inputs) else None
+        fixed = value is not None and value.is_initializer() and not value.is_graph_input()
+        return value.const_value.numpy() if fixed else None
 
     def axis(self, default: int = 0, rank: int | None = None, name: str = "axis") -> int:
         """The axis attribute, counted from the front."""
@@ -217,23 +227,34 @@ SHAPE_INPUTS: dict[tuple[str, str], tuple[int, ...]] = {}
 ADAPTS: set[tuple[str, str]] = set()
 #: Operators whose mend makes any shape right that they are told, whatever sizes it was computed from.
 RESHAPES: set[tuple[str, str]] = set()
+#: Why operators without a rule pin what they read, as a sentence's end. {(domain, operator): reason}
+REASONS: dict[tuple[str, str], str] = {}
+#: What deletion through an operator's rule is: "exact" where nothing is said.
+EXACTNESS: dict[tuple[str, str], str] = {}
 #: How initializers are labelled that an operator reads in a way of its own. {(domain, operator): (operand, function)}
 WEIGHT_LABELS: dict[tuple[str, str], tuple[int, WeightLabels]] = {}
 
 
 def rule(
-    domain: str, *operators: str, shape_inputs: tuple[int, ...] = (), adapts: bool = False, reshapes: bool = False
+    domain: str,
+    *operators: str,
+    shape_inputs: tuple[int, ...] = (),
+    adapts: bool = False,
+    reshapes: bool = False,
+    exactness: str = "exact",
 ) -> Callable[[Rule], Rule]:
     """Register a rule for `operators` of `domain` ("" is ONNX's own).
 
     The function takes an `Op` and returns the facets of its only output, a list with those of each output, or None
     where no output axis may shrink. `shape_inputs` are the inputs that hold sizes or positions rather than data;
     `adapts` says that those may follow the first operand's own size, `reshapes` that the operator's mend corrects them.
+    `exactness` is "restated" where deletion changes the statistics that the operator takes.
     """
 
     def register(function: Rule) -> Rule:
         for operator in operators:
             RULES[domain, operator] = function
+            EXACTNESS[domain, operator] = exactness
             if shape_inputs:
                 SHAPE_INPUTS[domain, operator] = shape_inputs
             if adapts:
@@ -243,6 +264,12 @@ def rule(
         return function
 
     return register
+
+
+def pins(domain: str, *operators: str, why: str) -> None:
+    """Say of `operators` without a rule why whatever they read stays: `why` follows their name, as in "sorts them"."""
+    for operator in operators:
+        REASONS[domain, operator] = why
 
 
 def mend(domain: str, *operators: str) -> Callable[[Mend], Mend]:

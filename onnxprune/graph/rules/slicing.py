@@ -1,4 +1,4 @@
-"""Split and Slice: pieces of an axis, and pieces of its labels.
+"""Split, Slice and Pad: pieces of an axis, and pieces of its labels.
 
 Of a grid (heads, and the dimensions in each head) whose rows are cut, every row must keep as many places of each piece.
 """
@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxprune.graph.labels import Facet
+from onnxprune.graph.labels import PINNED, Facet, ghost_of, spans
+from onnxprune.graph.labels import facet as labelled
 from onnxprune.graph.rules.layout import settle
 from onnxprune.graph.rules.registry import Change, Facets, Mended, Op, mend, rule
 
@@ -92,10 +93,12 @@ def _cuts(op: Op) -> Iterator[tuple[int | None, slice | None]]:
         axes, steps = op.attr("axes") or range(len(starts)), [1] * len(starts)
     else:
         count = op.inputs[1].shape[0]
-        given = [t if t is None else t.data for t in (op.inputs[1], op.inputs[2], op.input(3), op.input(4))]
-        starts, ends = ([None] * count if array is None else array for array in given[:2])
-        axes = range(count) if op.input(3) is None else [None] * count if given[2] is None else given[2]
-        steps = [1] * count if op.input(4) is None else [None] * count if given[3] is None else given[3]
+        given = [
+            None if t is None else t.elements or [None] * count for t in (*op.inputs[1:3], op.input(3), op.input(4))
+        ]
+        starts, ends = given[:2]
+        axes = range(count) if given[2] is None else given[2]
+        steps = [1] * count if given[3] is None else given[3]
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         where = None if axis is None else int(axis) % rank
         if start is None or end is None or step is None:
@@ -148,3 +151,90 @@ def _as_slice(places: np.ndarray, size: int) -> tuple[int, int, int] | None:
     step = int(steps[0]) if len(steps) else 1
     end = int(places[-1]) + (1 if step > 0 else -1)
     return int(places[0]), end if end >= 0 else -size - 1, step
+
+
+@rule("", "Pad", shape_inputs=(1, 3))
+def pad(op: Op) -> Facets:
+    """Constant places are added that stay; negative pads cut labels off; other modes pin the axes that they pad."""
+    x = op.inputs[0]
+    pads = _pads(op)
+    constant = op.attr("mode", "constant") == "constant"
+    facets = []
+    for found in x.facets:
+        padded = [a for a in spans(found) if pads[a] != (0, 0)]
+        if any(None in pads[a] for a in padded):
+            op.pin([found], "pads the axis by a computed amount")
+        elif padded and not constant:
+            op.pin([found], "pads the axis with what it holds")
+        else:
+            # Along other axes constant padding puts its own value where a deleted slice held the ghost.
+            others = any(pads[a] != (0, 0) for a in range(len(pads)) if a not in padded)
+            ghost = None if others and constant and _pad_value(op) != ghost_of(found) else ghost_of(found)
+            for axis in padded:
+                found = _padded(op, found, axis, *pads[axis])
+            facets.append(labelled(found, ghost))
+    return settle(op, facets)
+
+
+def _padded(op: Op, found: Facet, axis: int, before: int, behind: int) -> Facet:
+    size = found.shape[axis]
+    first, last = max(-before, 0), size - max(-behind, 0)
+    if (first, last) != (0, size):
+        piece(op, found, range(first), axis)
+        found = piece(op, found, range(first, last), axis)
+    widths = [(max(before, 0), max(behind, 0)) if a == axis else (0, 0) for a in range(found.ndim)]
+    return np.pad(found, widths, constant_values=PINNED)
+
+
+def _pads(op: Op) -> list[tuple[int | None, int | None]]:
+    """(before, behind) of each axis; None where that is computed."""
+    rank = len(op.inputs[0].shape)
+    given, axes = op.attr("pads"), list(range(rank))
+    if given is None:
+        given = op.inputs[1].elements
+        chosen = op.input(3)
+        if given is None or (chosen is not None and chosen.data is None):
+            return [(None, None)] * rank
+        if chosen is not None:
+            axes = [int(a) % rank for a in chosen.data.ravel()]
+    pads: list[tuple[int | None, int | None]] = [(0, 0)] * rank
+    for position, axis in enumerate(axes):
+        pads[axis] = (given[position], given[position + len(axes)])
+    return pads
+
+
+def _pad_value(op: Op) -> float | None:
+    if op.version < 11:
+        return float(op.attr("value", 0.0))
+    value = op.input(2)
+    if value is None:
+        return 0.0
+    return None if value.data is None else float(value.data.ravel()[0])
+
+
+@mend("", "Pad")
+def pad_amounts(change: Change) -> Mended | None:
+    """Negative pads cut off no more than is left of what they cut off."""
+    rank = len(change.before[0])
+    given = change.attr("pads")
+    old = given is not None
+    given = given if old else change.value(1)
+    axes = None if old else change.value(3)
+    if given is None:
+        return None
+    axes = list(range(rank)) if axes is None else [int(a) % rank for a in axes.ravel()]
+    new: dict[int, int] = {}
+    for position, axis in enumerate(axes):
+        if change.before[0][axis] == change.after[0][axis]:
+            continue
+        kept = change.kept(change.node.inputs[0], axis)
+        before, behind = int(given[position]), int(given[position + len(axes)])
+        if before < 0:
+            new[position] = -int(kept[:-before].sum())
+        if behind < 0:
+            new[position + len(axes)] = -int(kept[behind:].sum())
+    if not new:
+        return None
+    if old:
+        return Mended(attributes={"pads": [new.get(i, int(p)) for i, p in enumerate(given)]})
+    return Mended(places={1: new})

@@ -9,9 +9,18 @@ import re
 from dataclasses import dataclass, field
 
 import numpy as np
+import onnx
 
 IMAGE = {"x": "N,3,8,8"}
 ROWS = {"x": "N,6"}
+OLDEST = 7
+
+
+def forms(*operators: str, since: int = OLDEST) -> tuple[int, ...]:
+    """The opsets from `since` on in which one of the operators got another definition, and `since` if that is older."""
+    known = {(s.name, s.since_version) for s in onnx.defs.get_all_schemas_with_history() if not s.domain}
+    first = max([since, *(min(v for n, v in known if n == name) for name in operators)])
+    return tuple(sorted({first} | {v for n, v in known if n in operators and v > first}))
 
 
 @dataclass

@@ -7,7 +7,7 @@ from tests.graph.rules.cases import HEADS, JOIN, QKV, ROWS, Case, image, rows, t
 
 # fmt: off
 CASES = [
-    image("conv", "b = Relu(a)", 8),
+    image("conv", "b = Relu(a)", 8, opsets=(7, 11, 22)),
     image("conv with bias", "c = Conv<pads=[1,1,1,1]>(a, w1, b1) b = Relu(c)", 15, (5, 7, 3, 3), weights={"w1": (7, 8, 3, 3), "b1": (7,)}),
     image("conv stride dilation", "b = Conv<strides=[2,2], dilations=[2,2], pads=[1,0,0,1]>(a, w1)", 14, (5, 6, 1, 1), weights={"w1": (6, 8, 3, 3)}),
     image("conv auto_pad", 'b = Conv<auto_pad="SAME_UPPER">(a, w1)', 14, (5, 6, 1, 1), weights={"w1": (6, 8, 3, 3)}),
@@ -21,16 +21,16 @@ CASES = [
     Case("grouped on input", "a = Conv<group=3>(x, w0) y = Conv(a, w9)", 2, {"w0": (6, 1, 1, 1), "w9": (5, 6, 1, 1)}),
     # 4 groups of 2 nest in 2 groups of 4: 2 bundles with a member from each of the 4, and the 2 whole groups of 4
     image("nested groups", "c = Conv<group=2>(a, w1) d = Conv<group=4>(a, w2) e = Concat<axis=1>(c, d) b = Relu(e)", 2 + 2, (5, 6, 1, 1), weights={"w1": (2, 4, 1, 1), "w2": (4, 2, 1, 1)}),
-    image("transposed", "b = ConvTranspose<strides=[2,2]>(a, w1, b1)", 14, (5, 6, 1, 1), weights={"w1": (8, 6, 2, 2), "b1": (6,)}),
+    image("transposed", "b = ConvTranspose<strides=[2,2]>(a, w1, b1)", 14, (5, 6, 1, 1), weights={"w1": (8, 6, 2, 2), "b1": (6,)}, opsets=(7, 22)),
     image("transposed grouped", "b = ConvTranspose<group=2>(a, w1)", 4 + 3 + 2, (5, 6, 1, 1), weights={"w1": (8, 3, 2, 2)}),
     image("transposed depthwise", "b = ConvTranspose<group=8>(a, w1)", 8, weights={"w1": (8, 1, 2, 2)}),
     image("transposed, one output a group", "b = ConvTranspose<group=2>(a, w1)", 4 + 2, (5, 2, 1, 1), weights={"w1": (8, 1, 2, 2)}),
     Case("conv1d", "a = Conv(x, w0) y = Conv(a, w9)", 8, {"w0": (8, 3, 3), "w9": (5, 8, 1)}, {"x": "N,3,12"}, outputs="float[a,b,c] y"),
     Case("conv3d", "a = Conv(x, w0) y = Conv(a, w9)", 8, {"w0": (8, 3, 3, 3, 3), "w9": (5, 8, 1, 1, 1)}, {"x": "N,3,4,4,4"}, outputs="float[a,b,c,d,e] y"),
-    Case("gemm", "a = Gemm<alpha=0.5, beta=2.0>(x, w0, b0) r = Relu(a) y = Gemm(r, w9, b9)", 8, {"w0": (6, 8), "b0": (8,), "w9": (8, 5), "b9": (1, 5)}, ROWS, outputs="float[a,b] y"),
+    Case("gemm", "a = Gemm<alpha=0.5, beta=2.0>(x, w0, b0) r = Relu(a) y = Gemm(r, w9, b9)", 8, {"w0": (6, 8), "b0": (8,), "w9": (8, 5), "b9": (1, 5)}, ROWS, outputs="float[a,b] y", opsets=(7, 9, 11)),
     Case("gemm transB", "a = Gemm<transB=1>(x, w0) y = Gemm<transB=1>(a, w9)", 8, {"w0": (8, 6), "w9": (5, 8)}, ROWS, outputs="float[a,b] y"),
     Case("gemm transA", "t = Transpose(x) a = Gemm<transA=1>(t, w0) y = MatMul(a, w9)", 8, {"w0": (6, 8), "w9": (8, 5)}, ROWS, outputs="float[a,b] y"),
-    rows("matmul", "c = Add(a, b0) b = Relu(c)", 8, weights={"b0": (8,)}),
+    rows("matmul", "c = Add(a, b0) b = Relu(c)", 8, weights={"b0": (8,)}, opsets=(7,)),
     Case("matmul 3d", "a = MatMul(x, w0) r = Relu(a) y = MatMul(r, w9)", 8, {"w0": (6, 8), "w9": (8, 5)}, {"x": "N,T,6"}, outputs="float[a,b,c] y"),
     Case("weight behind transpose", "t = Transpose(w0) a = MatMul(x, t) y = MatMul(a, w9)", 8, {"w0": (8, 6), "w9": (8, 5)}, ROWS, outputs="float[a,b] y"),
     Case("weight behind reshape", "t = Reshape(w0, s) a = Conv(x, t) y = Conv(a, w9)", 8, {"w0": (8, 3), "w9": (5, 8, 1, 1)}, constants={"s": np.array([8, 3, 1, 1])}),
@@ -38,7 +38,7 @@ CASES = [
     rows("shared matrix", "c = MatMul(a, w1) d = Relu(c) b = MatMul(d, w1)", 8, weights={"w1": (8, 8)}),
     # einsum: any of the above
     Case("einsum, matrices", 'a = Einsum<equation="nk,kc->nc">(x, w0) y = Einsum<equation="nk,kc">(a, w9)', 8, {"w0": (6, 8), "w9": (8, 5)}, ROWS, outputs="float[a,b] y"),
-    Case("einsum, ellipsis", 'a = Einsum<equation="...k,kc->...c">(x, w0) y = Einsum<equation="...k,kc->...c">(a, w9)', 8, {"w0": (6, 8), "w9": (8, 5)}, {"x": "N,T,6"}, outputs="float[a,b,c] y"),
+    Case("einsum, ellipsis", 'a = Einsum<equation="...k,kc->...c">(x, w0) y = Einsum<equation="...k,kc->...c">(a, w9)', 8, {"w0": (6, 8), "w9": (8, 5)}, {"x": "N,T,6"}, outputs="float[a,b,c] y", opsets=(28,)),
     Case("einsum, sums of one operand", 'a = MatMul(x, w0) s = Einsum<equation="nk->n">(a) u = Unsqueeze(s, one) b = Add(a, u) y = MatMul(b, w9)', 8, {"w0": (6, 8), "w9": (8, 5)}, ROWS, {"one": np.array([1])}, outputs="float[a,b] y"),
     Case("einsum, down to a number", 'a = MatMul(x, w0) s = Einsum<equation="nk->">(a) b = Add(a, s) y = MatMul(b, w9)', 8, {"w0": (6, 8), "w9": (8, 5)}, ROWS, outputs="float[a,b] y"),
     Case("einsum, sum behind a sigmoid pins", 'a = MatMul(x, w0) g = Sigmoid(a) s = Einsum<equation="nk->n">(g) u = Unsqueeze(s, one) b = Add(a, u) y = MatMul(b, w9)', 0, {"w0": (6, 8), "w9": (8, 5)}, ROWS, {"one": np.array([1])}, outputs="float[a,b] y"),

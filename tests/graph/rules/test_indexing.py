@@ -42,10 +42,10 @@ CASES = [
     Case("scatter at computed columns pins", "i = Cast<to=7>(z) a = MatMul(x, w0) t = Transpose(a) d = ScatterND(t, i, u) e = Transpose(d) y = MatMul(e, w9)", 0, {"w0": (6, 8), "w9": (8, 5), "u": (2, 4)}, {"x": "4,6", "z": "2,1"}, outputs="float[a,b] y"),
     Case("scatter into rows at computed places", "i = Cast<to=7>(z) a = MatMul(x, w0) d = ScatterND(a, i, u) y = MatMul(d, w9)", 8, {"w0": (6, 8), "w9": (8, 5), "u": (2, 8)}, {"x": "4,6", "z": "2,1"}, outputs="float[a,b] y", opset=18),
     # conditions
-    image("compress", "b = Compress<axis=1>(a, k)", 8, (5, 4, 1, 1), constants={"k": np.array([1, 0, 0, 1, 1, 0, 1], bool)}, infos="float[N,4,8,8] b", opset=9, opsets=(11,)),
+    image("compress", "b = Compress<axis=1>(a, k)", 8, (5, 4, 1, 1), constants={"k": np.array([1, 0, 0, 1, 1, 0, 1], bool)}, infos="float[N,4,8,8] b", opset=9, opsets=(11, 28)),
     Case("compress all elements", "a = MatMul(x, w0) c = Compress(a, k) b = Unsqueeze(c, z) y = MatMul(b, w9)", 8, {"w0": (6, 8), "w9": (3, 5)}, {"x": "1,6"}, {"k": np.array([0, 1, 1, 0, 0, 0, 0, 1], bool), "z": np.array([0])}, outputs="float[a,b] y", infos="float[3] c"),
     image("compress without a shape pins", "c = Compress<axis=1>(a, k) b = Reshape(c, s)", 0, (5, 4, 1, 1), constants={"k": np.array([1, 0, 0, 1, 1, 0, 1], bool), "s": np.array([0, 4, 8, 8])}),
-    image("reverse sequence", "c = Transpose<perm=[2,3,0,1]>(a) d = ReverseSequence<batch_axis=1, time_axis=0>(c, n) b = Transpose<perm=[2,3,0,1]>(d)", 8, constants={"n": np.arange(8)}, opset=10),
+    image("reverse sequence", "c = Transpose<perm=[2,3,0,1]>(a) d = ReverseSequence<batch_axis=1, time_axis=0>(c, n) b = Transpose<perm=[2,3,0,1]>(d)", 8, constants={"n": np.arange(8)}, opset=10, opsets=(28,)),
     image("reverse sequence of channels pins", "c = Transpose<perm=[1,2,0,3]>(a) d = ReverseSequence<batch_axis=1, time_axis=0>(c, n) b = Transpose<perm=[2,0,1,3]>(d)", 0, constants={"n": np.arange(8)}),
 ]
 # fmt: on

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from tests.graph.rules.cases import BN, ROWS, Case, image, rows
+from tests.graph.rules.cases import BN, ROWS, Case, forms, image, rows
 
 # fmt: off
 CASES = [
-    image("batch norm", "b = BatchNormalization(a, s, t, m, var)", 8, weights=BN),
-    image("instance norm", "b = InstanceNormalization(a, s, t)", 8, weights={"s": (8,), "t": (8,)}),
+    image("batch norm", "b = BatchNormalization(a, s, t, m, var)", 8, weights=BN, opsets=forms("BatchNormalization")),
+    image("instance norm", "b = InstanceNormalization(a, s, t)", 8, weights={"s": (8,), "t": (8,)}, opsets=forms("InstanceNormalization")),
     image("layer norm over the image", "b = LayerNormalization<axis=1>(a, s, t)", 8, weights={"s": (8, 8, 8), "t": (8, 8, 8)}, restated=8),
     image("layer norm over channels last", "c = Transpose<perm=[0,2,3,1]>(a) d = LayerNormalization<axis=-1, epsilon=0.1>(c, s, t) b = Transpose<perm=[0,3,1,2]>(d)", 8, weights={"s": (8,), "t": (8,)}, restated=8),
     rows("layer norm without shift", "b = LayerNormalization(a, s)", 8, weights={"s": (8,)}, restated=8),

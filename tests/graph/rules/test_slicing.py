@@ -31,8 +31,23 @@ CASES = [
     # every second place is told once for all heads, which then make the same choice
     heads("every second place in each head", "va = Slice(v, z, e, ax, two) vb = Slice(v, one, e, ax, two) vc = Neg(vb) u = Concat<axis=3>(vc, va)", 2 + 4 + 4, constants={"z": np.array([0]), "one": np.array([1]), "two": np.array([2]), "e": np.array([4]), "ax": np.array([3])}),
     Case("slice to a computed end", "a = MatMul(x, w0) t = Shape<start=1, end=2>(x) m = Sub(t, one) e = Concat<axis=0>(m, k) c = Slice(a, z, e, ax) y = MatMul(c, w9)", 8, {"w0": (6, 8), "w9": (8, 5)}, {"x": "N,T,6"}, {"one": np.array([1]), "k": np.array([8]), "z": np.array([0, 0]), "ax": np.array([1, 2])}, "float[ya,yb,yc] y"),
-    Case("channels beside a computed start pin", "a = MatMul(x, w0) t = Shape<start=1, end=2>(x) m = Sub(t, one) s = Concat<axis=0>(m, z) c = Slice(a, s, e, ax) y = MatMul(c, w9)", 0, {"w0": (6, 8), "w9": (4, 5)}, {"x": "N,T,6"}, {"one": np.array([1]), "z": np.array([0]), "e": np.array([2**62, 4]), "ax": np.array([1, 2])}, "float[ya,yb,yc] y"),
+    Case("channels beside a computed start", "a = MatMul(x, w0) t = Shape<start=1, end=2>(x) m = Sub(t, one) s = Concat<axis=0>(m, z) c = Slice(a, s, e, ax) y = MatMul(c, w9)", 8, {"w0": (6, 8), "w9": (4, 5)}, {"x": "N,T,6"}, {"one": np.array([1]), "z": np.array([0]), "e": np.array([2**62, 4]), "ax": np.array([1, 2])}, "float[ya,yb,yc] y"),
     Case("channels at computed places pin", "a = MatMul(x, w0) t = Shape<start=1, end=2>(x) m = Mod(t, three) c = Slice(a, m, e, ax) d = ReduceSum(c, ax) y = MatMul(d, w9)", 0, {"w0": (6, 8), "w9": (1, 5)}, {"x": "N,T,6"}, {"three": np.array([3]), "e": np.array([8]), "ax": np.array([2])}, "float[ya,yb,yc] y"),
+    image("pad", "c = Pad(a, p) b = Relu(c)", 8, constants={"p": np.array([0, 0, 1, 1, 0, 0, 2, 0])}, opsets=(11, 13, 18, 19, 21, 23, 24, 25)),
+    image("pad channels", "c = Pad(a, p) b = Relu(c)", 8, (5, 11, 1, 1), constants={"p": np.array([0, 1, 0, 0, 0, 2, 0, 0])}),
+    image("pad reflects", 'b = Pad<mode="reflect">(a, p)', 8, constants={"p": np.array([0, 0, 1, 1, 0, 0, 1, 1])}),
+    image("pad by attributes", "b = Pad<pads=[0,1,1,1,0,2,0,0]>(a)", 8, (5, 11, 1, 1), opset=7),
+    image("pad repeats the border", 'b = Pad<mode="edge">(a, p)', 8, constants={"p": np.array([0, 0, 1, 1, 0, 0, 1, 1])}),
+    image("pad wraps around", 'b = Pad<mode="wrap">(a, p)', 8, constants={"p": np.array([0, 0, 1, 1, 0, 0, 1, 1])}, opset=19),
+    image("pad of channels with what they hold pins", 'b = Pad<mode="reflect">(a, p)', 0, (5, 10, 1, 1), constants={"p": np.array([0, 1, 0, 0, 0, 1, 0, 0])}),
+    image("pad of channels around pins", 'b = Pad<mode="wrap">(a, p)', 0, (5, 10, 1, 1), constants={"p": np.array([0, 1, 0, 0, 0, 1, 0, 0])}, opset=19),
+    # cut off in front, filled up behind
+    image("pad cuts off", "b = Pad(a, p)", 8, (5, 6, 1, 1), constants={"p": np.array([0, -3, 1, 0, 0, 1, -1, 0])}),
+    image("pad cuts off, by attributes", "b = Pad<pads=[0,-1,0,0,0,-2,0,0]>(a)", 8, (5, 5, 1, 1), opset=9),
+    image("pad of chosen axes", "b = Pad(a, p, five, ax)", 8, (5, 5, 1, 1), constants={"p": np.array([2, -1, 1, -2]), "five": np.float32(5), "ax": np.array([-1, 1])}),
+    image("pad by computed amounts", "h = Shape<start=2, end=3>(x) m = Mod(h, three) p = Concat<axis=0>(z, m, t, m, o) b = Pad(a, p)", 8, inputs={"x": "N,3,H,8"}, constants={"three": np.array([3]), "z": np.array([0, 0]), "t": np.array([0, 0, 0]), "o": np.array([0])}),
+    image("pad of channels by computed amounts pins", "h = Shape<start=2, end=3>(x) m = Mod(h, three) p = Concat<axis=0>(z, m, t) c = Pad(a, p) b = ReduceMax(c, one)", 0, (5, 1, 1, 1), inputs={"x": "N,3,H,8"}, constants={"three": np.array([3]), "z": np.array([0]), "t": np.array([0, 0, 0, 0, 0, 0]), "one": np.array([1])}),
+    heads("pad cuts off within each head", "va = Pad(v, w) vb = Pad(v, t) u = Concat<axis=3>(vb, va)", 2 + 4 + 4, constants={"w": np.array([0, 0, 0, 0, 0, 0, 0, -2]), "t": np.array([0, 0, 0, -2, 0, 0, 0, 0])}),
 ]
 # fmt: on
 
