@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from onnxprune.graph.labels import facet
-from onnxprune.graph.rules.layout import corrections
+from onnxprune.graph.rules.layout import corrections, filled
 from onnxprune.graph.rules.registry import Change, Facets, Mended, Op, mend, rule
 
 
@@ -15,16 +14,8 @@ def shape_of(op: Op) -> None:
 @rule("", "ConstantOfShape", shape_inputs=(0,), reshapes=True)
 def constant_of_shape(op: Op) -> Facets:
     """Labels of its own for every axis of a fixed size, since all places hold the same number."""
-    shape = op.outputs[0].shape
     held = op.node.attributes["value"].as_tensor().numpy() if "value" in op.node.attributes else np.zeros(1)
-    return tuple(
-        facet(
-            op.ledger.fresh(size).reshape([size if a == axis else 1 for a in range(len(shape))]),
-            float(held.ravel()[0]),
-        )
-        for axis, size in enumerate(shape)
-        if size > 1 and not op.is_dynamic(0, axis)
-    )
+    return filled(op, float(held.ravel()[0]), range(len(op.outputs[0].shape)))
 
 
 @mend("", "ConstantOfShape")

@@ -3,7 +3,7 @@
 Each mend says what the constants of such an operator become when the axes around it have shrunk.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -11,6 +11,9 @@ import numpy as np
 from onnxprune.graph.labels import PINNED, Facet, compress, ghost_of, reshape, spans
 from onnxprune.graph.labels import facet as labelled
 from onnxprune.graph.rules.registry import Change, Facets, Mended, Op, mend, rule
+
+#: A layer is no wider than this; longer axes that an operator fills stay as they are.
+WIDEST = 2**16
 
 
 def settle(op: Op, facets: Sequence[Facet]) -> Facets:
@@ -157,17 +160,20 @@ def created(op: Op, before: tuple[int, ...]) -> Facets:
 
     Beside labels that are there already (heads of keys that are repeated) they would say that either may go.
     """
-    x, shape = op.inputs[0], op.outputs[0].shape
+    x = op.inputs[0]
     if x.facets:
         return ()
-    rank = len(shape)
+    held = float(x.data.ravel()[0]) if x.data is not None and x.data.size == 1 else None
+    return filled(op, held, [axis for axis, size in enumerate(before) if size == 1])
+
+
+def filled(op: Op, held: float | None, axes: Iterable[int]) -> Facets:
+    """Labels of their own for those of `axes` that have a fixed size and are no longer than a layer is wide."""
+    shape = op.outputs[0].shape
     return tuple(
-        labelled(
-            op.ledger.fresh(size).reshape([size if a == axis else 1 for a in range(rank)]),
-            float(x.data.ravel()[0]) if x.data is not None and x.data.size == 1 else None,
-        )
-        for axis, size in enumerate(shape)
-        if before[axis] == 1 and size > 1 and not op.is_dynamic(0, axis)
+        labelled(op.ledger.fresh(shape[axis]).reshape([-1 if a == axis else 1 for a in range(len(shape))]), held)
+        for axis in axes
+        if 1 < shape[axis] <= WIDEST and not op.is_dynamic(0, axis)
     )
 
 
