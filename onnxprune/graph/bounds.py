@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 ALWAYS_ELEMENTS = 2**22
 TIMES_OPERANDS = 4
 #: Labels of one tensor. The widest networks have vocabularies of a quarter of a million.
-MOST_LABELS = 2**23
+MOST_LABELS = 2**21
 #: Operators that may repeat labels: all others hand on as many as they are given.
 SPREADING = frozenset("Concat DepthToSpace Flatten Gather Pad Reshape Resize SpaceToDepth Tile Upsample".split())
 

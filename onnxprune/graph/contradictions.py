@@ -1,11 +1,13 @@
 """A graph whose parts don't fit together ends in a sentence that names the node, not in an exception of NumPy."""
 
 import contextlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 
 from onnxprune.errors import ModelError, OnnxPruneError
+from onnxprune.graph.rules.registry import attribute
 
 #: What NumPy and Python raise where shapes, axes or counts don't fit each other.
 _MISFITS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -26,3 +28,34 @@ def fits_together(node: ir.Node) -> Iterator[None]:
             f"{node.op_type} '{node.name}' has operands that don't fit together: {shapes} ({error}). "
             "If onnx.checker takes the model, please report it."
         ) from error
+
+
+#: Operators that keep every element and only move or rename axes.
+_KEEPS_ELEMENTS = frozenset("DepthToSpace Flatten Identity Reshape SpaceToDepth Squeeze Transpose Unsqueeze".split())
+
+
+def contradicts(node: ir.Node, shape_of: Mapping[ir.Value, tuple[int, ...]]) -> bool:
+    """Whether the shapes around a node can't all be true: inference that isn't strict hands those on as well."""
+    if node.domain or not node.outputs:
+        return False
+    shapes = [None if value is None else shape_of.get(value) for value in node.inputs]
+    if node.op_type in _KEEPS_ELEMENTS:
+        after = shape_of.get(node.outputs[0])
+        return shapes[0] is not None and after is not None and math.prod(shapes[0]) != math.prod(after)
+    if len(shapes) < 2 or shapes[0] is None or shapes[1] is None:
+        return False
+    x, w = shapes[:2]
+    if node.op_type in ("Conv", "ConvTranspose"):
+        group = attribute(node, "group", 1)
+        if len(x) != len(w) or len(x) < 3 or w[0] % group:
+            return True
+        return x[1] != (w[1] * group if node.op_type == "Conv" else w[0])
+    if node.op_type == "Gemm":
+        if len(x) != 2 or len(w) != 2:
+            return True
+        return x[0 if attribute(node, "transA", 0) else 1] != w[1 if attribute(node, "transB", 0) else 0]
+    if node.op_type == "MatMul":
+        return not x or not w or x[-1] != w[-2 if len(w) > 1 else 0]
+    if node.op_type == "BatchNormalization":
+        return len(x) < 2 or any(shape is not None and shape != (x[1],) for shape in shapes[1:5])
+    return False

@@ -14,7 +14,7 @@ from onnx import AttributeProto
 
 from onnxprune.errors import ModelError
 from onnxprune.graph.limits import Limits
-from onnxprune.graph.tensors import size_bytes, tensor_problem
+from onnxprune.graph.tensors import MOST_ELEMENTS, size_bytes, tensor_problem
 
 OLDEST_OPSET = 7
 ONNX_DOMAINS = ("", "ai.onnx")
@@ -299,7 +299,7 @@ class _Check:
         if tensor.elem_type not in onnx.TensorProto.DataType.values():
             self._refuse(f"Value '{value.name}'", f"has the unknown element type {tensor.elem_type}")
         sizes = [dim.dim_value for dim in tensor.shape.dim if dim.HasField("dim_value")]
-        if math.prod(size for size in sizes if size > 0) > 2**62:
+        if math.prod(size for size in sizes if size > 0) > MOST_ELEMENTS:
             self._refuse(f"Value '{value.name}'", f"has the shape {sizes}, more elements than can be counted")
 
     def _once(self, names: Sequence[str], what: str, place: str) -> None:

@@ -4,6 +4,7 @@ Every symbolic size is given a prime of its own, so that products and sums of si
 strict shape inference runs once for the whole graph. A second probe with other primes tells which sizes are dynamic.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from onnx.shape_inference import InferenceError
 from onnxprune.errors import ModelError
 from onnxprune.graph.fold import MAX_SHAPE_ELEMENTS, SHAPE_OPERATORS, evaluate_node
 from onnxprune.graph.inference import infer_shapes
-from onnxprune.graph.tensors import MOST_AXES
+from onnxprune.graph.tensors import MOST_AXES, MOST_ELEMENTS
 
 #: Sizes for symbolic dimensions; those that divide a fixed size of the model are passed over.
 PRIMES = tuple(p for p in range(7, 1000) if all(p % d for d in range(2, p)))
@@ -151,6 +152,8 @@ def _inferred(
     for info in [*inferred.graph.value_info, *inferred.graph.output]:
         dims = info.type.tensor_type.shape.dim
         if len(dims) > MOST_AXES or any(d.dim_value < 0 for d in dims):
+            continue
+        if math.prod(d.dim_value for d in dims) > MOST_ELEMENTS:
             continue
         if info.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims):
             found[info.name] = tuple(d.dim_value for d in dims)

@@ -16,6 +16,8 @@ from onnxprune.graph.limits import Limits
 
 #: NumPy broadcasts no arrays of more axes.
 MOST_AXES = 32
+#: Nor does it count more elements, of which a view may have many without a byte behind them.
+MOST_ELEMENTS = 2**48
 #: Where a tensor without raw bytes keeps its elements, and how many entries an element takes there.
 _TYPE = onnx.TensorProto
 TYPED_FIELDS: dict[int, tuple[str, float]] = {

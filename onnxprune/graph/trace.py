@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from onnxprune.graph import shapes
 from onnxprune.graph.bounds import labels_are_bounded
-from onnxprune.graph.contradictions import fits_together
+from onnxprune.graph.contradictions import contradicts, fits_together
 from onnxprune.graph.labels import Ledger, facet, spans
 from onnxprune.graph.model import Model
 from onnxprune.graph.rules import RULES, SHAPE_INPUTS, Op, Tensor
@@ -58,8 +58,12 @@ class Trace:
 
 def walk(model: Model) -> Trace:
     """Label every tensor of `model`. Raises ModelError where shapes contradict each other."""
-    first = shapes.probe(model.ir, 0).shape_of
+    first = dict(shapes.probe(model.ir, 0).shape_of)
     other = shapes.probe(model.ir, 1).shape_of if shapes.symbols(model.ir) else first
+    for node in model.ir.graph:
+        if contradicts(node, first):
+            for out in node.outputs:
+                first.pop(out, None)
     values = shapes.evaluate(model.ir, first)
     other_values = values if other is first else shapes.evaluate(model.ir, other)
     trace = Trace(model, {}, first, other, values, other_values, Ledger())

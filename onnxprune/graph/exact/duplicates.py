@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from onnxprune.graph.contradictions import fits_together
 from onnxprune.graph.exact.forward import Facts
 from onnxprune.graph.exact.products import CONVOLUTIONS
 from onnxprune.graph.exact.step import Step
@@ -39,7 +40,8 @@ def alike(trace: Trace, facts: Facts) -> Mapping[ir.Value, Alike]:
         if node.outputs[0] not in trace.shape_of:
             continue
         step = Step(trace, node, [None if v is None else facts.known.get(v) for v in node.inputs])
-        result = _behind(step, found)
+        with fits_together(node):
+            result = _behind(step, found)
         if result is not None and len(np.unique(result.numbers)) < len(result.numbers):
             found[node.outputs[0]] = result
     return found

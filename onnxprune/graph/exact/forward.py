@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.graph.bounds import is_bounded
+from onnxprune.graph.contradictions import fits_together
 from onnxprune.graph.exact import elementwise, movement, statistics
 from onnxprune.graph.exact.known import Known, pair
 from onnxprune.graph.exact.products import OPERATORS, Products, products
@@ -45,21 +46,22 @@ def forward(trace: Trace) -> Facts:
         if any(value is not None and value not in trace.shape_of for value in node.inputs):
             continue
         step = Step(trace, node, [None if v is None else known.get(v) for v in node.inputs])
-        if node.op_type in OPERATORS:
-            laid[node] = products(step)
-            results = [contraction(laid[node])]
-        else:
-            rule = FORWARD.get(node.op_type)
-            if rule is None or (not any(step.inputs) and node.op_type != "ConstantOfShape"):
-                continue
-            arrays = [k.value for k in step.inputs if k is not None]
-            if len(arrays) == len(node.inputs) and not is_bounded(node, arrays):
-                continue
-            found = rule(step)
-            results = found if isinstance(found, list) else [found]
-        for out, result in zip(node.outputs, results, strict=False):
-            if result is not None and result.is_known.any() and _is_settled(trace, out, result):
-                known[out] = result
+        with fits_together(node):
+            if node.op_type in OPERATORS:
+                laid[node] = products(step)
+                results = [contraction(laid[node])]
+            else:
+                rule = FORWARD.get(node.op_type)
+                if rule is None or (not any(step.inputs) and node.op_type != "ConstantOfShape"):
+                    continue
+                arrays = [k.value for k in step.inputs if k is not None]
+                if len(arrays) == len(node.inputs) and not is_bounded(node, arrays):
+                    continue
+                found = rule(step)
+                results = found if isinstance(found, list) else [found]
+            for out, result in zip(node.outputs, results, strict=False):
+                if result is not None and result.is_known.any() and _is_settled(trace, out, result):
+                    known[out] = result
     return Facts(known, laid)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from onnxprune.graph.contradictions import fits_together
 from onnxprune.graph.exact.forward import Facts
 from onnxprune.graph.exact.products import CONVOLUTIONS, Factor, Products
 from onnxprune.graph.exact.statistics import REDUCTIONS, reduced_axes
@@ -192,7 +193,8 @@ def lives_in_sums(channels: Channels, facts: Facts, lives: np.ndarray) -> None:
                 for found in channels.facets(value) if value is not None else ():
                     lives[channels.channel[found]] = True
             continue
-        axes = _summed_axes(trace, node, facts)
+        with fits_together(node):
+            axes = _summed_axes(trace, node, facts)
         if axes is None:
             continue
         known = facts.known.get(node.inputs[0])

@@ -131,7 +131,7 @@ def reduced_axes(step: Step) -> tuple[int, ...] | None:
         given = step.array(1)
         if given is None:
             return None
-        given = given.tolist()
+        given = given.ravel().tolist()
     if not given:
         return () if step.attr("noop_with_empty_axes", 0) else tuple(range(step.rank))
     return tuple(int(a) % step.rank for a in given)
