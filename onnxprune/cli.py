@@ -230,6 +230,13 @@ def shrink(
     verify: Annotated[
         bool, typer.Option(help="Run both models and compare their outputs before anything is written.")
     ] = True,
+    keep_denormals: Annotated[
+        bool, typer.Option("--keep-denormals", help="Leave weights below 2^-126 as they are; else they become 0.")
+    ] = False,
+    zero_below: Annotated[
+        float | None,
+        typer.Option(min=0, help="Take smaller weights for 0, and bound what that changes.", show_default=False),
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(metavar="R.html", help="Write what was done as a page too.", show_default=False)
     ] = None,
@@ -239,7 +246,15 @@ def shrink(
     from onnxprune import display, pipeline
 
     with display.ProgressBars() as progress:
-        done = pipeline.shrink(model, out, verify=verify, report=report, progress=progress)
+        done = pipeline.shrink(
+            model,
+            out,
+            verify=verify,
+            keep_denormals=keep_denormals,
+            zero_below=zero_below,
+            report=report,
+            progress=progress,
+        )
     _warn(pipeline.machine_notes())
     return _show(done.exit_code, done.as_dict() if as_json else None, lambda: display.print_shrunk(done))
 

@@ -181,8 +181,28 @@ def print_shrunk(done: Any) -> None:
         for key in names
     ]
     print_table(str(done.path), ("", "before", "after", "ratio"), rows)
-    print_lines(", ".join(f"{count:,} {verdict}" for verdict, count in done.verdicts["verdicts"].items()) or "no units")
-    print_lines("not proved by running" if done.equivalence is None else str(done.equivalence))
+    report = done.report
+    print_table("Channels", ("verdict", "number"), [(word, f"{number:,}") for word, number in report.verdicts.items()])
+    if report.kept_dead:
+        print_table("Dead, and kept all the same", ("tensor", "channels", "reason"), _kept_dead(report.kept_dead))
+    if report.subnormals:
+        print_lines(f"{report.subnormals:,} weights below {report.zero_below:.3g} were set to 0")
+    if done.bound is not None:
+        allowed = (
+            "no bound: " + done.bound.obstacle if done.bound.change is None else f"at most {done.bound.change:.3g}"
+        )
+        measured = "" if done.change is None else f", measured {done.change:.3g}"
+        print_lines(f"that moves outputs, for inputs up to {done.bound.inputs:g}: {allowed}{measured}")
+    print_lines("not proved by running (--no-verify)" if done.equivalence is None else str(done.equivalence))
+
+
+def _kept_dead(entries: Iterable[Any]) -> list[tuple[str, str, str]]:
+    """One row for the channels of a tensor that stay for one reason; the constant that each holds is left out."""
+    found: dict[tuple[str, str], int] = {}
+    for entry in entries:
+        key = entry.tensor, entry.reason.split("; ", 1)[-1]
+        found[key] = found.get(key, 0) + 1
+    return [(tensor, f"{number:,}", reason) for (tensor, reason), number in found.items()]
 
 
 def print_bench(found: Any) -> None:

@@ -8,19 +8,18 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from onnxprune.errors import DataError, InputError, ModelError, OutputError, RefusedError
 from onnxprune.graph import remove as graph_remove
-from onnxprune.graph.model import Model, load, save
-from onnxprune.graph.shrink import shrink as shrink_graph
+from onnxprune.graph.model import Model
 from onnxprune.inspection import Inspection, inspect_model
-from onnxprune.progress import Progress, as_one, tell
-from onnxprune.prune.cost import Cost, count
+from onnxprune.progress import Progress, as_one
 from onnxprune.runfolder import RunFolder
+from onnxprune.shrinking import ShrunkModel, shrink_into
 
 if TYPE_CHECKING:
     from onnxprune.compress import CompressedRun
@@ -28,16 +27,10 @@ if TYPE_CHECKING:
     from onnxprune.deploy.verify import VerifyResult
     from onnxprune.graph.units import Channels, Unit
     from onnxprune.recipe import Recipe
-    from onnxprune.runtime.equivalence import Equivalence
     from onnxprune.runtime.latency import LatencyComparison
     from onnxprune.runtime.validation import Validation
 
 StrPath = str | os.PathLike
-
-#: A proof runs in a child process: this much memory beyond its start and, for large files, a multiple of their size.
-PROOF_MEMORY_MB = 8192
-PROOF_FILE_SIZES = 12
-PROOF_TIMEOUT_S = 1800.0
 
 
 def inspect(path: StrPath, *, explain: str | None = None, graph: StrPath | None = None) -> Inspection:
@@ -65,83 +58,47 @@ def remove(
     raise InputError(f"Unknown backend {backend!r}: choose onnx-ir or graphsurgeon.")
 
 
-@dataclass(frozen=True)
-class ShrunkModel:
-    """What `shrink` did: the file it wrote, cost before and after, a verdict for every channel, and the proof."""
-
-    path: Path
-    before: Cost
-    after: Cost
-    verdicts: Mapping[str, Any]
-    equivalence: "Equivalence | None"
-
-    exit_code = 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """The result as plain JSON types."""
-        return {**asdict(self), "path": str(self.path)}
-
-
 def shrink(
     path: StrPath,
     out: StrPath,
     *,
     verify: bool = True,
+    keep_denormals: bool = False,
+    zero_below: float | None = None,
     report: StrPath | None = None,
     progress: Progress | None = None,
 ) -> ShrunkModel:
     """Write `path` to `out` without the channels that provably change nothing, and prove it by running both.
 
-    `report` is an HTML page to write as well. Nothing is written unless the proof holds. Raises ModelError,
-    OutputError, NotEquivalentError.
+    Weights below 2^-126 become 0 first, unless `keep_denormals`; with `zero_below` all below that do. `report` is an
+    HTML page to write as well. Nothing is written unless the proof holds. Raises ModelError, OutputError,
+    NotEquivalentError.
     """
     _require_onnxruntime()
-    from onnxprune.deploy import surgeon
     from onnxprune.deploy.report import write_shrink_report
 
     out = _output_file(out)
-    steps = 4 if verify else 3
-    tell(progress, 0, steps, "shrinking")
-    model = load(path)
-    smaller, found = shrink_graph(model)
-    tell(progress, 1, steps, "shrinking")
-    smaller = surgeon.tidy(smaller)
-    tell(progress, 2, steps, "shrinking")
-    equivalence = None
+    page = None if report is None else _output_file(report)
     with _beside(out) as scratch:
-        save(smaller, scratch / out.name)
-        if verify:
-            tell(progress, 3, steps, "shrinking")
-            equivalence = _prove_in_child(Path(path), scratch / out.name)
-    tell(progress, steps, steps, "shrinking")
-    done = ShrunkModel(out, count(model), count(smaller), found.as_dict(), equivalence)
-    if report is not None:
+        done = shrink_into(
+            Path(path),
+            scratch / out.name,
+            verify=verify,
+            keep_denormals=keep_denormals,
+            zero_below=zero_below,
+            progress=progress,
+        )
+    done = replace(done, path=out)
+    if page is not None:
         write_shrink_report(
-            _output_file(report),
-            report=done.verdicts,
+            page,
+            report=done.report.as_dict(),
             before=done.before,
             after=done.after,
-            equivalence=equivalence,
+            equivalence=done.equivalence,
             title=f"Exact removal: {Path(path).name}",
         )
     return done
-
-
-def _prove_in_child(reference: Path, candidate: Path) -> "Equivalence":
-    """Both files run in a child process, since they may be a stranger's. Raises NotEquivalentError."""
-    from onnxprune.runtime.children import RuntimeFailure, run_in_child
-    from onnxprune.runtime.equivalence import prove, require
-
-    memory_mb = max(PROOF_MEMORY_MB, PROOF_FILE_SIZES * reference.stat().st_size >> 20)
-    try:
-        result = run_in_child(
-            prove, str(reference.resolve()), str(candidate.resolve()), memory_mb=memory_mb, timeout_s=PROOF_TIMEOUT_S
-        )
-    except RuntimeFailure as error:
-        raise RuntimeFailure(
-            f"The proof for '{reference}' {error}. Nothing was written; --no-verify does without the proof."
-        ) from error
-    return require(result)
 
 
 def validate(

@@ -39,6 +39,7 @@ ALLOWED = {
         *("errors", "graph", "prune", "runtime", "training", "deploy"),
         *("progress", "recipe", "runfolder", "taskdata", "workbench"),
     },
+    "shrinking": {"errors", "graph", "prune", "runtime", "deploy", "progress"},
     "pipeline": {
         "errors",
         "graph",
@@ -50,6 +51,7 @@ ALLOWED = {
         "inspection",
         "runfolder",
         "compress",
+        "shrinking",
     },
     "cli": {"errors", "recipe", "display", "pipeline"},
     "__main__": {"cli"},

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 
 import onnxprune
-from onnxprune import pipeline
+from onnxprune import pipeline, shrinking
 from onnxprune import recipe as recipes
 from onnxprune.errors import DataError, InputError, NotEquivalentError, OutputError, RecipeError
 from onnxprune.runtime.results import Validation
@@ -167,17 +168,46 @@ def test_both_backends_remove_the_same(finished):
 
 
 def test_nothing_is_written_without_a_proof(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "shrink_graph", spoil(pipeline.shrink_graph))
-    with pytest.raises(NotEquivalentError, match="differ by"):
+    monkeypatch.setattr(shrinking, "shrink_graph", spoil(shrinking.shrink_graph))
+    with pytest.raises(NotEquivalentError, match=r"differs by .* with nothing removed at all"):
         pipeline.shrink(finished / "run" / "dense.onnx", tmp_path / "small.onnx")
     assert not list(tmp_path.iterdir())
 
 
-def spoil(shrink):
-    """A shrink with a bug: it hands back another network."""
+def test_the_first_unit_at_fault_is_named(tmp_path, monkeypatch):
+    """A shrink that goes wrong from its third step on."""
+    source = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N,3,4,4] x) => (float[N,5,4,4] y)'
+        "{ a = Conv(x, w0) b = Relu(a) y = Conv(b, w9) }"
+    )
+    rng = np.random.default_rng(0)
+    for name, shape in {"w0": (8, 3, 1, 1), "w9": (5, 8, 1, 1)}.items():
+        array = rng.normal(size=shape).astype(np.float32)
+        if name == "w0":
+            array[[1, 2, 4, 5, 7]] = 0
+        source.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    onnx.save(source, tmp_path / "net.onnx")
+    monkeypatch.setattr(shrinking, "shrink_graph", spoil(shrinking.shrink_graph, after=2))
+    with pytest.raises(NotEquivalentError, match=r"step at fault is number 3 of 5: channel 'w0\[4\]' \(removed\)"):
+        pipeline.shrink(tmp_path / "net.onnx", tmp_path / "small.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
 
-    def spoiled(model):
-        smaller, report = shrink(model)
+
+def test_weights_rounded_to_zero_move_outputs_within_their_bound(finished, tmp_path):
+    done = pipeline.shrink(finished / "run" / "dense.onnx", tmp_path / "small.onnx", zero_below=1e-3)
+    assert done.report.subnormals > 0 and done.equivalence.passed
+    assert 0 < done.change <= done.bound.change
+    assert done.as_dict()["zero_below"]["measured"] == done.change
+    assert [path.name for path in tmp_path.iterdir()] == ["small.onnx"]
+
+
+def spoil(shrink, after=-1):
+    """A shrink with a bug: it hands back another network once it has taken more than `after` steps."""
+
+    def spoiled(model, **options):
+        smaller, report = shrink(model, **options)
+        if len(report.steps) <= after:
+            return smaller, report
         proto = onnxprune.graph.model.to_proto(smaller)
         for tensor in proto.graph.initializer:
             if len(tensor.dims) > 1:

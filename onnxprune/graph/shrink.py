@@ -51,13 +51,15 @@ class Gone:
 class ShrinkReport:
     """What `shrink` did. `verdicts` counts channels; `gone` lists the units that went, `kept_dead` what had to stay.
 
-    `subnormals` is the number of weights that were set to 0 beforehand because they were below `zero_below`.
+    `steps` says what was done, in order; `subnormals` is the number of weights that were set to 0 beforehand because
+    they were below `zero_below`.
     """
 
     verdicts: Mapping[str, int] = field(default_factory=dict)
     kept_dead: tuple[KeptDead, ...] = ()
     rounds: int = 0
     gone: tuple[Gone, ...] = ()
+    steps: tuple[str, ...] = ()
     subnormals: int = 0
     zero_below: float = 0.0
 
@@ -80,6 +82,7 @@ def shrink(
     model, subnormals = flush(model, below) if below else (model, 0)
     result, left = model, at_most
     gone: list[Gone] = []
+    steps: list[str] = []
     counts: Counter[str] = Counter()
     rounds = 0
     while True:
@@ -89,27 +92,28 @@ def shrink(
             if simpler is not None:
                 vanished = found.vanished(simpler)
                 gone += vanished
+                steps.append("branches that compute constants")
                 counts["removed"] += sum(unit.channels for unit in vanished)
                 result = simpler
                 model = normalise(simpler.ir.clone(), simpler.name)
                 rounds += 1
                 left = None if left is None else left - 1
                 continue
-        found.choose()
-        units = found.units[:left]
-        if not units:
+        found.choose(left)
+        if not found.units:
             break
-        result, entries = found.without(units)
+        result, entries = found.without()
         gone += entries
-        counts.update(found.verdicts(units))
+        steps += [f"{entry.kind} '{entry.where}' ({entry.verdict})" for entry in entries]
+        counts.update(found.verdicts())
         model = normalise(result.ir.clone(), result.name)  # what was merged again may tie layers again
         rounds += 1
-        left = None if left is None else left - len(units)
+        left = None if left is None else left - len(entries)
     if not rounds:
         result = remove(model, found.channels, ())
     counts["kept"] = len({c for u in found.channels.units for c in u.channels})
     verdicts = {verdict: counts[verdict] for verdict in VERDICTS}
-    report = ShrinkReport(verdicts, tuple(found.kept_dead()), rounds, tuple(gone), subnormals, below)
+    report = ShrinkReport(verdicts, tuple(found.kept_dead()), rounds, tuple(gone), tuple(steps), subnormals, below)
     return result, report
 
 
@@ -122,17 +126,17 @@ class _Round:
         self.facts: Facts = forward(self.channels.trace)
         self.units: list[int] = []
 
-    def choose(self) -> None:
-        """Find the units that can go, and what their readers take over."""
+    def choose(self, at_most: int | None = None) -> None:
+        """Find the units that can go, `at_most` so many, and what their readers take over."""
         refused: set[ir.Node] = set()
         while True:
-            self._choose(refused)
+            self._choose(refused, at_most)
             self.edits, problems = edits(self.channels, self.reads, self.deleted)
             if not problems:
                 return
             refused |= {reading.node for reading in problems}
 
-    def _choose(self, refused: set[ir.Node]) -> None:
+    def _choose(self, refused: set[ir.Node], at_most: int | None) -> None:
         channels = self.channels
         self.reads: Sequence[Reading] = readings(channels, self.facts)
         needed = seeds(channels, self.facts)
@@ -141,7 +145,7 @@ class _Round:
         while True:
             lives, self.needed_by = alive(channels, self.reads, needed)
             channels, units = self.channels.covering(~lives)
-            self.units = _without_emptying(channels, units)
+            self.units = _without_emptying(channels, units)[:at_most]
             self.deleted = channels.deleted(self.units)
             # A channel that stays and doesn't count only because of its value has to keep that value.
             stays = ~self.deleted & ~lives & free
@@ -150,16 +154,13 @@ class _Round:
             needed = needed | stays
         self.lives, self.channels = lives, channels
 
-    def without(self, units: Sequence[int]) -> tuple[Model, list[Gone]]:
-        """The model without these units, and what each was."""
-        changes = self.edits
-        if len(units) < len(self.units):
-            changes, _ = edits(self.channels, self.reads, self.channels.deleted(units))
-        smaller = remove(self.model, self.channels, units)
-        apply(smaller, changes)
-        verdict_of = self._verdict_of(self.channels.deleted(units))
+    def without(self) -> tuple[Model, list[Gone]]:
+        """The model without the chosen units, and what each was."""
+        smaller = remove(self.model, self.channels, self.units)
+        apply(smaller, self.edits)
+        verdict_of = self._verdict_of(self.deleted)
         entries = []
-        for index in units:
+        for index in self.units:
             unit = self.channels.units[index]
             verdict = max((verdict_of[c] for c in unit.channels), key=VERDICTS.index)
             entries.append(Gone(unit.where, unit.kind, len(unit.channels), verdict))
@@ -175,8 +176,8 @@ class _Round:
                         found.update(dict.fromkeys(np.unique(named[places & deleted[named]]).tolist(), verdict))
         return found
 
-    def verdicts(self, units: Sequence[int]) -> Counter:
-        return Counter(self._verdict_of(self.channels.deleted(units)).values())
+    def verdicts(self) -> Counter:
+        return Counter(self._verdict_of(self.deleted).values())
 
     def vanished(self, smaller: Model) -> list[Gone]:
         """Units whose weights are all gone with nodes that were."""

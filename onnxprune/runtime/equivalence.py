@@ -76,14 +76,16 @@ def prove(
     batches: Sequence[int] = (1, 7),
     inputs: Mapping[str, np.ndarray] | None = None,
     seed: int = 0,
+    ranges: Mapping[str, int] | None = None,
 ) -> Equivalence:
     """Compare two models on the CPU, at optimisation levels none and all, on the feeds of `random_feeds`.
 
     inputs: real samples per input name, [n, ...]. Dynamic sizes that the samples don't fix get two values each, the
-    first pair that the reference runs on. Nothing is raised for a difference (see `require`).
+    first pair that the reference runs on; integers are below their input's number in `ranges`. Nothing is raised for a
+    difference (see `require`).
     Raises: ModelError, DataError as `compare_outputs`.
     """
-    feeds = runnable_feeds(reference, batches=batches, inputs=inputs, seed=seed)
+    feeds = runnable_feeds(reference, batches=batches, inputs=inputs, seed=seed, ranges=ranges)
     tally = _Tally(tolerance)
     for level in ("none", "all"):
         settings = SessionSettings(optimization=level)
@@ -109,6 +111,7 @@ def runnable_feeds(
     batches: Sequence[int] = (1, 7),
     inputs: Mapping[str, np.ndarray] | None = None,
     seed: int = 0,
+    ranges: Mapping[str, int] | None = None,
 ) -> list[Feed]:
     """Feeds that `model` runs on: where sizes are dynamic and unknown, the first of SIZE_PAIRS that work.
 
@@ -119,7 +122,7 @@ def runnable_feeds(
     session = open_session(model, SessionSettings(optimization="none"))
     refusal: ModelError | None = None
     for pair in SIZE_PAIRS if names and inputs is None else SIZE_PAIRS[:1]:
-        feeds = random_feeds(model, batches, seed, inputs, dict.fromkeys(names, pair))
+        feeds = random_feeds(model, batches, seed, inputs, dict.fromkeys(names, pair), ranges)
         try:
             for feed in feeds:
                 run_session(session, feed)

@@ -71,24 +71,25 @@ def random_feeds(
     seed: int = 0,
     given: Mapping[str, np.ndarray] | None = None,
     sizes: Mapping[str, Sequence[int]] | None = None,
+    ranges: Mapping[str, int] | None = None,
 ) -> list[Feed]:
     """Feeds for each batch and each value of the dynamic sizes: random, at the borders only, large; and real samples.
 
     given: real samples per input name, [n, ...]: a feed of them is added for each batch, and integers, whose legal
-    range nobody else knows, are drawn from them (without them integers are 0 or 1); the dynamic sizes that their
-    shapes fix are taken from them. sizes: values for each remaining dynamic size (default: the first of SIZE_PAIRS).
-    A static batch size overrides `batches`. Raises: ModelError, DataError (samples that don't fit the model).
+    range nobody else knows, are drawn from them (without them integers are 0 or 1, or below their input's number in
+    `ranges`); the dynamic sizes that their shapes fix are taken from them. sizes: values for each remaining dynamic
+    size (default: the first of SIZE_PAIRS). A static batch size overrides `batches`. Raises: ModelError, DataError
+    (samples that don't fit the model).
     """
     specs = read_inputs(model)
     samples = fit_samples(specs, given) if given is not None else {}
+    drawn = {name: np.arange(n) for name, n in (ranges or {}).items()} | samples
     generator = np.random.default_rng(seed)
     feeds = []
     for batch in dict.fromkeys(static_batch(specs) or batch for batch in batches):
         for values in _size_choices(specs, samples, sizes):
             for kind in (_random, _border, _large):
-                feeds.append(
-                    {spec.name: kind(generator, spec, spec.concrete(batch, values), samples) for spec in specs}
-                )
+                feeds.append({spec.name: kind(generator, spec, spec.concrete(batch, values), drawn) for spec in specs})
         if samples:
             feeds.append(take_samples(specs, samples, generator.integers(0, _count(samples), batch)))
     return feeds

@@ -142,9 +142,11 @@ def _reading(channels: Channels, laid: Products) -> Reading:
     out = [channels.channel[f] for f in _laid(channels, node.outputs[0], laid.lay, node.op_type in CONVOLUTIONS)]
     a, b = laid.factors
     constant = [laid.step.inputs[f.index] is not None and laid.step.inputs[f.index].is_all_known for f in (a, b)]
-    data, weights = (
-        (0, 1) if constant[1] and not constant[0] else (1, 0) if constant[0] and not constant[1] else (None,) * 2
-    )
+    data = weights = None
+    if all(constant):  # then the data is what the network computes
+        constant = [node.inputs[a.index].is_initializer(), not node.inputs[a.index].is_initializer()]
+    if constant[0] != constant[1]:
+        data, weights = (0, 1) if constant[1] else (1, 0)
     shape = tuple(n if i in summed else 1 for i, n in enumerate(laid.adds.shape))
     const, value = np.zeros((1,) * len(shape), bool), np.ones((1,) * len(shape))
     if data is not None:

@@ -1,0 +1,177 @@
+"""The proof that a file computes what another one did: what is run on both sides so that every difference shows.
+
+Halves are widened, since their rounding hides more than it shows. Positions and conditions tell little: what decides
+them is compared instead. Integers are drawn from the range of the tables that they index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from onnxprune.runtime.equivalence import TOLERANCE, Equivalence, compare_outputs, prove, runnable_feeds
+
+HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, *HALVES)
+#: Operators that hand positions on as they are.
+CARRY = frozenset("Cast Identity Reshape Flatten Squeeze Unsqueeze Transpose Slice Split Concat Expand Tile".split())
+
+
+def prove_files(reference: str | Path, candidate: str | Path, *, tolerance: float = TOLERANCE) -> Equivalence:
+    """Compare two files as `prove` does, with both made comparable first. Raises ModelError, DataError."""
+    before, after = (onnx.load(str(path)) for path in (reference, candidate))
+    ranges = index_ranges(before)
+    if not needs_widening(before) and not _discrete(before):
+        return prove(reference, candidate, tolerance=tolerance, ranges=ranges)
+    for model in (before, after):
+        widen(model)
+    observe_what_decides(before, after)
+    return prove(before.SerializeToString(), after.SerializeToString(), tolerance=tolerance, ranges=ranges)
+
+
+def largest_change(reference: str | Path, candidate: str | Path, *, inputs: float) -> float:
+    """How far any output moves, for random inputs of that size at most."""
+    before, after = (onnx.load(str(path)) for path in (reference, candidate))
+    for model in (before, after):
+        widen(model)
+    first, second = before.SerializeToString(), after.SerializeToString()
+    feeds = runnable_feeds(first, batches=(1, 3), ranges=index_ranges(before))
+    for feed in feeds:
+        for name, array in feed.items():
+            if array.dtype.kind == "f":
+                feed[name] = np.clip(array, -inputs, inputs)
+    return compare_outputs(first, second, feeds).max_error
+
+
+# ---- halves ---------------------------------------------------------------------------------------------------------
+
+
+def needs_widening(model: onnx.ModelProto) -> bool:
+    """Whether the model computes with 16-bit floats."""
+    graphs = list(_graphs(model.graph))
+    types = [v.type.tensor_type.elem_type for g in graphs for v in [*g.input, *g.output, *g.value_info]]
+    return any(t in HALVES for t in [*types, *(t.data_type for g in graphs for t in g.initializer)]) or any(
+        _is_half(a) for g in graphs for node in g.node for a in node.attribute
+    )
+
+
+def widen(model: onnx.ModelProto) -> None:
+    """float32 in place of float16 and bfloat16, everywhere; in place."""
+    for graph in _graphs(model.graph):
+        for value in [*graph.input, *graph.output, *graph.value_info]:
+            if value.type.tensor_type.elem_type in HALVES:
+                value.type.tensor_type.elem_type = TensorProto.FLOAT
+        for tensor in graph.initializer:
+            _widen_tensor(tensor)
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.HasField("t"):
+                    _widen_tensor(attribute.t)
+                elif _is_half(attribute):
+                    attribute.i = TensorProto.FLOAT
+
+
+def _is_half(attribute: onnx.AttributeProto) -> bool:
+    if attribute.HasField("t"):
+        return attribute.t.data_type in HALVES
+    return attribute.name in ("to", "dtype") and attribute.i in HALVES
+
+
+def _widen_tensor(tensor: TensorProto) -> None:
+    if tensor.data_type in HALVES:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
+                yield from _graphs(inner)
+
+
+# ---- positions and conditions ---------------------------------------------------------------------------------------
+
+
+def _discrete(model: onnx.ModelProto) -> list[str]:
+    return [v.name for v in model.graph.output if v.type.tensor_type.elem_type not in FLOATS]
+
+
+def observe_what_decides(reference: onnx.ModelProto, candidate: onnx.ModelProto) -> None:
+    """In both models, in place: outputs that aren't floats give way to the float tensors that they are computed from.
+
+    Where the candidate has no tensor of that name, or nothing is computed, the output itself stays.
+    """
+    types = _types(reference)
+    available = {name for node in candidate.graph.node for name in node.output}
+    for name in _discrete(reference):
+        deciding = list(_floats_behind(reference.graph, name, types))
+        if deciding and all(tensor in available for tensor in deciding):
+            for model in (reference, candidate):
+                _swap_output(model.graph, name, deciding, types)
+
+
+def _types(model: onnx.ModelProto) -> dict[str, int]:
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    found = {v.name: v.type.tensor_type.elem_type for v in [*inferred.input, *inferred.value_info, *inferred.output]}
+    return found | {tensor.name: tensor.data_type for tensor in inferred.initializer}
+
+
+def _floats_behind(graph: onnx.GraphProto, name: str, types: dict[str, int]) -> Iterable[str]:
+    """The computed float tensors from which a tensor follows through others that aren't."""
+    producers = {out: node for node in graph.node for out in node.output}
+    waiting, seen = [name], {name}
+    while waiting:
+        node = producers.get(waiting.pop())
+        for tensor in node.input if node is not None else ():
+            if tensor in seen or not tensor:
+                continue
+            seen.add(tensor)
+            if types.get(tensor) in FLOATS:
+                if tensor in producers and producers[tensor].op_type != "Constant":
+                    yield tensor
+            else:
+                waiting.append(tensor)
+
+
+def _swap_output(graph: onnx.GraphProto, name: str, deciding: list[str], types: dict[str, int]) -> None:
+    kept = [v for v in graph.output if v.name != name]
+    there = {v.name for v in kept}
+    del graph.output[:]
+    graph.output.extend(kept)
+    for tensor in deciding:
+        if tensor not in there:
+            info = onnx.ValueInfoProto(name=tensor)
+            info.type.tensor_type.elem_type = types[tensor]
+            graph.output.append(info)
+
+
+def index_ranges(model: onnx.ModelProto) -> dict[str, int]:
+    """{integer input: how many places the smallest table has that it indexes}; inputs that index nothing are absent."""
+    graph = model.graph
+    sizes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    sizes |= {node.output[0]: list(a.t.dims) for node in graph.node for a in node.attribute if a.name == "value"}
+    found = {}
+    for value in graph.input:
+        if value.name in sizes or value.type.tensor_type.elem_type in (*FLOATS, TensorProto.BOOL):
+            continue
+        limits = list(_tables(graph, value.name, sizes))
+        if limits:
+            found[value.name] = min(limits)
+    return found
+
+
+def _tables(graph: onnx.GraphProto, name: str, sizes: dict[str, list[int]]) -> Iterator[int]:
+    carried = {name}
+    for node in graph.node:  # in order, so that what carries it comes first
+        if not carried & set(node.input):
+            continue
+        if node.op_type in CARRY:
+            carried |= set(node.output)
+        elif node.op_type in ("Gather", "GatherElements") and node.input[1] in carried and node.input[0] in sizes:
+            axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+            yield sizes[node.input[0]][axis]
