@@ -75,7 +75,9 @@ def shrink(
 
     `model` is anything `load` takes. Values inside the network are assumed finite. Weights below 2^-126 become 0 first,
     unless `keep_denormals`; with `zero_below` all below that do, which changes the function. `at_most` stops after so
-    many units. Returns the smaller model, and the report. Where nothing is dead the model comes back as it was.
+    many steps. Of an axis on which everything is dead one channel stays, unless the tensor holds a constant and its
+    readers take that instead. Returns the smaller model, and the report. Where nothing is dead the model comes back as
+    it was.
     """
     model = load(model)
     below = zero_below if zero_below is not None else 0.0 if keep_denormals else SMALLEST

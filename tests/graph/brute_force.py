@@ -39,7 +39,8 @@ def _node(node, opset: int, operands):
 
     lows, highs = [a for a, _ in operands], [b for _, b in operands]
     if all(np.array_equal(a, b) for a, b in operands):
-        return (run(*lows),) * 2
+        same = run(*lows)
+        return _widened(node, same, same)
     if node.op_type in RISING or node.op_type == "Add":
         return run(*lows), run(*highs)
     if node.op_type == "Sub":
@@ -56,16 +57,22 @@ def _node(node, opset: int, operands):
         nothing = [np.zeros_like(b) for b in bias]
         low = run(lows[0], rising, *bias)[0] + run(highs[0], falling, *nothing)[0]
         high = run(highs[0], rising, *bias)[0] + run(lows[0], falling, *nothing)[0]
-        if low.ndim == 4:  # a constant read through zero padding isn't the same at the border: not one number to fold
-            varies = np.ptp(low, axis=(2, 3), keepdims=True) > 1e-6 * np.abs(low).max()
-            low, high = np.where(varies, low - 1, low), np.where(varies, high + 1, high)
-        return [low], [high]
+        return _widened(node, [low], [high])
     same = [np.array_equal(a, b) for a, b in operands]
     ends = [run(*lows)[0], run(*highs)[0]]
     low, high = np.minimum(*ends), np.maximum(*ends)
     assert len(same) == 1, node.op_type  # HardSwish and Cos rise and fall: certain only where nothing varies
     moves = lows[0] != highs[0]
     return [np.where(moves, -WIDE, low).astype(np.float32)], [np.where(moves, WIDE, high).astype(np.float32)]
+
+
+def _widened(node, lows, highs):
+    """A constant read through zero padding isn't the same at the border: not one number to fold."""
+    if node.op_type != "Conv":
+        return lows, highs
+    (low,), (high,) = lows, highs
+    varies = np.ptp(low, axis=(2, 3), keepdims=True) > 1e-6 * np.abs(low).max()
+    return [np.where(varies, low - 1, low)], [np.where(varies, high + 1, high)]
 
 
 def _run(node, opset: int, arrays) -> list[np.ndarray]:

@@ -165,15 +165,28 @@ def _convolution(step: Step) -> Products:
     x, w = step.operand(0), step.operand(1)
     over = (0, *windows)
     data = Factor(0, lay_x, lay_x((~x.is_zero).any(axis=over, keepdims=True)), x.same_along(over).both(lay_x))
-    kernel = pair(w.value.sum(axis=windows, keepdims=True), w.is_known.all(axis=windows, keepdims=True))
-    may = (~w.is_zero).any(axis=windows, keepdims=True)
-    weights = Factor(1, lay_w, full(lay_w(may)), kernel.both(lambda a: full(lay_w(a))))
+    kernel = pair(np.ones((1,) * rank, w.value.dtype), False)
+    if (data.held.is_known & data.may).any():  # else no window's sum is asked for
+        kernel = pair(w.value.sum(axis=windows, keepdims=True), w.is_known.all(axis=windows, keepdims=True))
+    weights = Factor(1, lay_w, full(lay_w(_any_in_window(w))), kernel.both(lambda a: full(lay_w(a))))
     is_point = all(s == 1 for s in weight_shape[2:]) and not any(step.attr("output_padding") or ())
     if transposed:
         steady = is_point and all(s == 1 for s in step.attr("strides") or ()) and not is_padded(step)
     else:
         steady = not is_padded(step)
     return Products(step, (data, weights), (2,), lay_out, lambda a: a.reshape((1, -1) + (1,) * (rank - 2)), steady)
+
+
+def _any_in_window(kernel: Known) -> np.ndarray:
+    """Where a window has any weight that may be other than 0. Place by place: NumPy is slow over short axes."""
+    flat = kernel.value.reshape(*kernel.shape[:2], -1)
+    known = kernel.is_known.reshape(flat.shape)
+    found = np.zeros(flat.shape[:2], bool)
+    for place in range(flat.shape[2]):
+        found |= flat[:, :, place] != 0
+    if not kernel.is_all_known:
+        found |= ~known.all(axis=2)
+    return found.reshape(*kernel.shape[:2], *(1,) * (len(kernel.shape) - 2))
 
 
 def _first(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
