@@ -124,16 +124,13 @@ def print_inspection(found: Any) -> None:
         *((f"output {name}", kind) for name, kind in found.outputs.items()),
     ]
     width = min(max(len(name) for name, _ in facts), 30)
-    stuck = sum(pin.weights for pin in found.pins)
-    print_lines(found.file, *(f"  {name:{width}}  {value}" for name, value in facts), "")
-    share = ">99.9%" if 0.9995 <= found.prunable < 1 else f"{found.prunable:.1%}"
-    print_lines(f"{share} of the weights can go: {found.weights - stuck:,} of {found.weights:,}", "")
+    print_lines(found.file, *(f"  {name:{width}}  {value}" for name, value in facts), "", found.can_go, "")
     _print_units(found.kinds)
     _print_pins(found.pins)
     if found.drawing is not None:
         print_lines(f"drawn in {found.drawing}")
     if found.explanation is not None:
-        print_lines(*str(found.explanation).splitlines())
+        print_lines("", *str(found.explanation).splitlines())
 
 
 def _opset(domain: str, version: int) -> str:

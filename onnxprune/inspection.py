@@ -10,7 +10,7 @@ from typing import Any
 from onnxprune.drawing.draw import draw
 from onnxprune.errors import OutputError
 from onnxprune.graph.cuts import cuts
-from onnxprune.graph.explain import Explanation, weights
+from onnxprune.graph.explain import Explanation, percent, weights
 from onnxprune.graph.model import Model, load, write_atomically
 from onnxprune.graph.pins import Pin, pins
 from onnxprune.graph.units import Channels, Unit, trace
@@ -50,6 +50,12 @@ class Inspection:
     explanation: Explanation | None = None
     drawing: str | None = None
     channels: Channels | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def can_go(self) -> str:
+        """How much of the weights can go, in words."""
+        stuck = sum(pin.weights for pin in self.pins)
+        return f"{percent(self.prunable)} of the weights can go: {self.weights - stuck:,} of {self.weights:,}"
 
     def as_dict(self) -> dict[str, Any]:
         """The inspection as plain JSON types, with every unit and what it cuts, and every pinned axis."""

@@ -7,6 +7,8 @@ from itertools import pairwise
 from onnxprune.drawing import colours, layers, layout, routing, svg
 from onnxprune.drawing.families import STAYS, Families, Stripe
 from onnxprune.drawing.folding import SMALL, Box, Picture, fold
+from onnxprune.drawing.modules import common_prefix
+from onnxprune.graph import explain
 from onnxprune.graph.pins import pins
 from onnxprune.graph.units import Channels
 
@@ -27,11 +29,16 @@ class _Drawing:
         self.channels = channels
         self.families = families
         self.picture = picture
+        self.prefix = common_prefix([box.layer.name for box in picture.boxes if box.layer.kind == "layer"])
         self.makers = self._makers()
         shared = [len(self.makers[family]) > 1 for family in range(families.count)]
         self.colours = colours.choose(shared)
         self.nodes = [_node(box) for box in picture.boxes]
         self.ends = [(edge.source, edge.target) for edge in picture.edges]
+
+    def _short(self, name: str) -> str:
+        """A name without the modules that all of them lie in."""
+        return name.removeprefix(self.prefix)
 
     def _makers(self) -> dict[int, list[Box]]:
         """{family: the boxes that make its channels}."""
@@ -71,10 +78,9 @@ class _Drawing:
         return source, self.picture.edges[edge].stripe.runs
 
     def _heading(self) -> Iterator[str]:
-        names = {name for name, _ in self.channels.parameters()}
-        total = layers.count_weights(self.channels, names)
+        total = explain.weights(self.channels)
         yield svg.label(MARGIN, 34, self.channels.model.name, "head")
-        share = f"{self.channels.prunable:.1%} of {total:,} weights can go"
+        share = f"{explain.percent(self.channels.prunable)} of {total:,} weights can go"
         yield svg.label(MARGIN, 52, f"{share}, {self.families.count} families of tied channels", "detail")
 
     # ---- columns ------------------------------------------------------------------------------------------------
@@ -97,7 +103,8 @@ class _Drawing:
         for n, spot in spots.items():
             if n >= 0:
                 box = self.picture.boxes[n]
-                yield from self._box(box, spot, box.label(box.block if box.block in framed else ""))
+                name = box.label(box.block) if box.block in framed else self._short(box.layer.name)
+                yield from self._box(box, spot, name)
         yield from later
 
     def _framed(self, spots: dict[int, routing.Spot]) -> dict[str, tuple[list[int], tuple[float, ...]]]:
@@ -111,12 +118,17 @@ class _Drawing:
             left = min(spots[n].x - spots[n].width / 2 for n in members) - 10
             right = max(spots[n].x + spots[n].width / 2 for n in members) + 10
             top, bottom = min(spots[n].top for n in members) - 30, max(spots[n].bottom for n in members) + 9
-            strangers = (s for n, s in spots.items() if n not in members and s.touches(left, top, right, bottom))
+            others = (s for n, s in spots.items() if n not in members and not self._is_input(n))
+            strangers = (spot for spot in others if spot.touches(left, top, right, bottom))
             is_compact = (right - left) * (bottom - top) < 3 * len(members) * (BOX + 30) * (BOX_HEIGHT + GAP)
             repeats = len(self.picture.boxes[members[0]].layers)
             if is_compact and not any(strangers) and (len(members) > 1 or repeats > 1):
                 found[block] = members, (left, top, right, bottom)
         return found
+
+    def _is_input(self, n: int) -> bool:
+        """Masks stand near what reads them, within a frame if need be."""
+        return n >= 0 and self.picture.boxes[n].layer.kind == "input"
 
     def _frames(self, framed: dict, spots: dict[int, routing.Spot], lines: Sequence[routing.Line]) -> Iterator[str]:
         for block, (members, (left, top, right, bottom)) in framed.items():
@@ -124,7 +136,9 @@ class _Drawing:
             left = min([left, *(px - 8 for px in tracks)])
             yield svg.rectangle(left, top, right - left, bottom - top, radius=8, style="block")
             start = min(spots[n].x - spots[n].width / 2 for n in members) + 1
-            yield svg.label(start, top + 13, svg.shorten(self.picture.titles[block], BOX / 2 - 6, 5.7), "title")
+            yield svg.label(
+                start, top + 13, svg.shorten(self._short(self.picture.titles[block]), BOX / 2 - 2, 10, keep=0), "title"
+            )
             if (repeats := len(self.picture.boxes[members[0]].layers)) > 1:
                 yield svg.label(right - 9, top + 13, f"× {repeats}", "times end")
 
@@ -155,11 +169,11 @@ class _Drawing:
         if layer.kind == "merge":
             yield svg.label(spot.x, spot.y + 2, layer.operator, "detail middle")
         elif layer.kind == "layer":
-            room = spot.width - 30 - 6.4 * len(layer.detail)
-            yield svg.label(left + 10, spot.y + 3, svg.shorten(name, room, 7.3), "name")
+            room = spot.width - 34 - svg.measure(layer.detail, 10.5)
+            yield svg.label(left + 10, spot.y + 3, svg.shorten(name, room, 12, keep=0.2), "name")
             yield svg.label(right - 10, spot.y + 3, layer.detail, "detail end")
         else:
-            yield svg.label(spot.x, spot.y + 4, svg.shorten(layer.name, spot.width - 20, 7.3), "name middle")
+            yield svg.label(spot.x, spot.y + 4, svg.shorten(layer.name, spot.width - 20, 12), "name middle")
 
     def _tip(self, box: Box) -> str:
         layer = box.layer
@@ -219,8 +233,8 @@ class _Drawing:
             repeats = max(len(box.layers) for box in boxes) if own == len(boxes) else 1
             words = f"{size[family]:,} channels" + (f", {own} layers" if own > 1 else "")
             yield svg.label(x + 22, y + 11, words + (f", × {repeats} alike" if repeats > 1 else ""), "name")
-            names = ", ".join(box.layer.name for box in boxes)
-            yield svg.label(x + 22, y + 24, svg.shorten(names, LEGEND - 22, 5.9), "detail")
+            names = ", ".join(self._short(box.layer.name) for box in boxes)
+            yield svg.label(x + 22, y + 24, svg.shorten(names, LEGEND - 22, 10), "detail")
             y += 34
         if len(order) > LEGEND_ROWS:
             yield svg.label(x, y + 8, f"and {len(order) - LEGEND_ROWS} more families", "detail")

@@ -4,10 +4,9 @@ A layer starts where weights are multiplied, where branches meet, and at a norma
 computes elements is part of the layer that it follows.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxprune.drawing.families import Families, Stripe
@@ -230,9 +229,3 @@ def _detail(node: ir.Node, shape_of) -> str:
     if node.op_type == "ConvTranspose":
         words.append("transposed")
     return " ".join(words)
-
-
-def count_weights(channels: Channels, names: Iterable[str]) -> int:
-    """The number of weights in the named tensors."""
-    initializers = channels.model.ir.graph.initializers
-    return sum(int(np.prod(channels.trace.shape_of[initializers[name]])) for name in names)

@@ -1,6 +1,7 @@
 """Which module a layer belongs to: from the exporter's notes, the weights' names or the node's own."""
 
 import ast
+import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -38,6 +39,19 @@ def layer_name(model: Model, node: ir.Node, weights: Sequence[str]) -> str:
         if module and not last.isdigit() and name not in shared:
             return module
     return module_of(node) or node.name or node.op_type
+
+
+def common_prefix(paths: Sequence[str]) -> str:
+    """What the dotted paths of several layers all begin with, up to a dot.
+
+    >>> common_prefix(["model.encoder.0", "model.head"])
+    'model.'
+    """
+    if len(paths) < 2:
+        return ""
+    columns = zip(*(path.split(".")[:-1] for path in paths), strict=False)
+    shared = [parts[0] for parts in itertools.takewhile(lambda parts: len(set(parts)) == 1, columns)]
+    return "".join(f"{part}." for part in shared)
 
 
 def blocks(paths: Sequence[str]) -> list[str]:

@@ -80,6 +80,11 @@ def prunable(channels: "Channels") -> float:
     return 1 - sum(channels.pinned.values()) / total if total else 0.0
 
 
+def percent(share: float) -> str:
+    """A share in words; what isn't all is never called 100%."""
+    return ">99.9%" if 0.9995 <= share < 1 else f"{share:.1%}"
+
+
 def weights(channels: "Channels") -> int:
     """Number of weights that units and pins speak about; copies that un-sharing made count once."""
     initializers = channels.model.ir.graph.initializers

@@ -3,7 +3,7 @@
 import onnx_ir as ir
 import pytest
 
-from onnxprune.drawing.modules import SCOPES, blocks, module_of
+from onnxprune.drawing.modules import SCOPES, blocks, common_prefix, module_of
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,18 @@ def test_lists_whose_names_end_in_numbers():
     paths = [f"features.denseblock{b}.denselayer{n}.conv{k}" for b in (1, 2) for n in range(1, 9) for k in (1, 2)]
     assert blocks(paths)[:3] == ["features.denseblock1.denselayer1"] * 2 + ["features.denseblock1.denselayer2"]
     assert blocks(["features.conv0", "features.norm0"]) == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("paths", "prefix"),
+    [
+        (["model.a.x", "model.a.y"], "model.a."),
+        (["model.a", "model.ab"], "model."),
+        (["model.a", "model.a.b"], "model."),
+        (["a", "b"], ""),
+        (["model.a"], ""),
+        ([], ""),
+    ],
+)
+def test_what_all_names_begin_with(paths, prefix):
+    assert common_prefix(paths) == prefix
