@@ -8,6 +8,7 @@ import functools
 import inspect
 import json
 import logging
+import math
 import os
 import sys
 import warnings
@@ -43,6 +44,34 @@ class ProviderName(StrEnum):
     cuda = "cuda"
 
 
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="Samples: a .npz file (inputs by name, and targets), a folder of pictures by class or of a Hugging Face "
+        "dataset, or package.module:object.",
+        show_default=False,
+    ),
+]
+MetricName = Annotated[
+    str,
+    typer.Option(
+        help="top1, top5, error_rate, precision, recall, f1, map, miou, rmse, loss, cosine, cer, wer, raw_pitch or "
+        "package.module:function."
+    ),
+]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(min=0, help="The drop that must be ruled out: 0.01 is one point.", show_default=False),
+]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="The outputs have to agree this well, as a share of their range: 1e-5 for models that are to be the same.",
+        show_default=False,
+    ),
+]
+AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")]
 ModelFile = Annotated[Path, typer.Argument(metavar="MODEL.onnx", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RunOut = Annotated[Path, typer.Option("--out", "-o", metavar="RUN", help="The folder of the run.", show_default=False)]
@@ -55,8 +84,56 @@ Providers = Annotated[
 ]
 Batches = Annotated[list[int], typer.Option("--batch", min=1, help="Batch size; may be repeated.")]
 Threads = Annotated[list[int], typer.Option(min=0, help="Number of threads, 0 for all cores; may be repeated.")]
-Seconds = Annotated[float, typer.Option(min=0.1, help="How long each latency comparison measures.")]
+Seconds = Annotated[
+    float | None,
+    typer.Option(
+        *("--for", "--seconds"),
+        parser=lambda text: _duration(text),
+        metavar="TIME",
+        help="How long each latency comparison measures: 60s, 2m; 20s without it, at most 5m with --until.",
+        show_default=False,
+    ),
+]
+Until = Annotated[
+    float | None,
+    typer.Option(
+        "--until",
+        parser=lambda text: _share(text),
+        metavar="SHARE",
+        help="Stop as soon as every interval is this narrow: 1% of the time to either side.",
+        show_default=False,
+    ),
+]
 MeasureSeed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn at random.")]
+
+
+def _duration(text: str | float) -> float:
+    """Seconds of "60s", "2m", "1h" or "1.5"."""
+    words = str(text).strip()
+    scale = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(words[-1:], 0.0)
+    value = _positive(words[:-1] if scale else words, "a time such as 60s or 2m") * (scale or 1.0)
+    if not 0.1 <= value <= 86_400:
+        raise typer.BadParameter("give between 0.1s and 24h")
+    return value
+
+
+def _share(text: str | float) -> float:
+    """0.01 of "1%" or "0.01"."""
+    words = str(text).strip()
+    value = _positive(words.removesuffix("%"), "a share such as 1%") / (100 if words.endswith("%") else 1)
+    if value >= 1:
+        raise typer.BadParameter("give less than 100%")
+    return value
+
+
+def _positive(text: str, wanted: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise typer.BadParameter(f"{text!r} isn't {wanted}")
+    return value
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -263,24 +340,40 @@ def shrink(
 def validate(
     reference: Annotated[Path, typer.Argument(metavar="REF.onnx", show_default=False)],
     candidate: Annotated[Path, typer.Argument(metavar="NEW.onnx", show_default=False)],
-    data: Annotated[
-        str | None, typer.Option(help="Samples: a .npz file (inputs by name, and targets) or package.module:object.")
-    ] = None,
-    metric: Annotated[str, typer.Option(help="top1, top5, error_rate or package.module:function.")] = "top1",
-    max_drop: Annotated[
-        float | None,
-        typer.Option(min=0, help="The drop that must be ruled out: 0.01 is one point.", show_default=False),
-    ] = None,
+    data: Data = None,
+    metric: MetricName = "top1",
+    max_drop: MaxDrop = None,
     min_speedup: Annotated[
         float | None, typer.Option(help="How many times as fast it must be.", show_default=False)
     ] = None,
+    tolerance: Tolerance = None,
     provider: Providers = None,
     batch: Batches = ONE,
     threads: Threads = ONE,
-    seconds: Seconds = 20.0,
+    seconds: Seconds = None,
+    until: Until = None,
+    measured: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="TIMINGS.json",
+            help="Latency as a package's run.py --benchmark --json wrote it on another device, in place of measuring "
+            "here; once for each model.",
+            show_default=False,
+        ),
+    ] = None,
+    under: Annotated[
+        list[str] | None,
+        typer.Option(help="Accuracy under noise, blur or contrast too; may be repeated.", show_default=False),
+    ] = None,
+    train_data: Annotated[
+        str | None,
+        typer.Option(help="What the models were trained on, for the generalisation gap.", show_default=False),
+    ] = None,
     seed: MeasureSeed = 0,
     save: Annotated[Path | None, typer.Option(help="Write the measurements as JSON.", show_default=False)] = None,
+    report: Annotated[Path | None, typer.Option(metavar="R.html", help="Write a page too.", show_default=False)] = None,
     as_json: AsJson = False,
+    markdown: AsMarkdown = False,
 ) -> int:
     """Is a new model as good as a reference, and faster?"""
     from onnxprune import display, pipeline
@@ -293,16 +386,35 @@ def validate(
             metric=metric,
             max_drop=max_drop,
             min_speedup=min_speedup,
+            tolerance=tolerance,
             providers=[p.value for p in provider or ()],
             batches=batch,
             threads=threads,
             seconds=seconds,
+            until=until,
+            measured=measured or (),
+            conditions=under or (),
+            train_data=train_data,
             seed=seed,
             save=save,
+            report=report,
             progress=progress,
+            note=lambda sentence: _warn([sentence]),
         )
     _warn(pipeline.machine_notes())
-    return _show(found.exit_code, found.as_dict() if as_json else None, lambda: display.print_validation(found))
+    return _show_validation(found, as_json, markdown)
+
+
+def _show_validation(found: Any, as_json: bool, markdown: bool) -> int:
+    from onnxprune import display
+
+    def show() -> None:
+        if markdown:
+            print(found.as_markdown(), end="")
+        else:
+            display.print_validation(found)
+
+    return _show(found.exit_code, found.as_dict() if as_json else None, show)
 
 
 @verb
@@ -314,7 +426,8 @@ def bench(
     provider: Providers = None,
     batch: Batches = ONE,
     threads: Threads = ONE,
-    seconds: Seconds = 20.0,
+    seconds: Seconds = None,
+    until: Until = None,
     seed: MeasureSeed = 0,
     as_json: AsJson = False,
 ) -> int:
@@ -328,11 +441,72 @@ def bench(
             batches=batch,
             threads=threads,
             seconds=seconds,
+            until=until,
             seed=seed,
             progress=progress,
         )
     _warn(pipeline.machine_notes())
     return _show(found.exit_code, found.as_dict() if as_json else None, lambda: display.print_bench(found))
+
+
+@verb
+def doctor(as_json: AsJson = False) -> int:
+    """What this machine can measure, and what it lacks."""
+    from onnxprune import display, pipeline
+
+    found = pipeline.doctor()
+    return _show(found.exit_code, found.as_dict() if as_json else None, lambda: display.print_doctor(found))
+
+
+@verb
+def record(
+    model: ModelFile,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="OUTPUTS.npz", help="The file to write.", show_default=False)
+    ],
+    data: Data = None,
+    provider: Annotated[ProviderName, typer.Option(help="Where to run.")] = ProviderName.cpu,
+    batch: Annotated[int, typer.Option(min=1, help="Samples at a time.")] = 64,
+) -> int:
+    """Write a model's outputs on data, to be compared here or on another machine."""
+    from onnxprune import display, pipeline
+
+    if data is None:
+        raise typer.BadParameter("give the samples to run on with --data")
+    found = pipeline.record(model, out, data=data, provider=provider.value, batch=batch)
+    nodes = ", ".join(f"{count} nodes on {name}" for name, count in found.nodes_per_provider.items())
+    return _show(0, None, lambda: display.print_lines(f"{out}: {found.samples:,} samples, {nodes}"))
+
+
+@verb
+def compare(
+    reference: Annotated[Path, typer.Argument(metavar="REF.npz", show_default=False)],
+    candidate: Annotated[Path, typer.Argument(metavar="NEW.npz", show_default=False)],
+    data: Data = None,
+    metric: MetricName = "top1",
+    max_drop: MaxDrop = None,
+    tolerance: Tolerance = None,
+    save: Annotated[Path | None, typer.Option(help="Write the measurements as JSON.", show_default=False)] = None,
+    as_json: AsJson = False,
+    markdown: AsMarkdown = False,
+) -> int:
+    """Compare outputs that `record` wrote, of two models or of two machines."""
+    from onnxprune import pipeline
+
+    found = pipeline.compare(
+        reference, candidate, data=data, metric=metric, max_drop=max_drop, tolerance=tolerance, save=save
+    )
+    return _show_validation(found, as_json, markdown)
+
+
+@verb
+def schema(
+    name: Annotated[str, typer.Argument(help="validation.")] = "validation",
+) -> int:
+    """Print the JSON schema of what --json and --save write."""
+    from onnxprune import pipeline
+
+    return _show(0, pipeline.schema(name), lambda: None)
 
 
 @verb

@@ -96,6 +96,7 @@ def print_validation(validation: Any) -> None:
     print_table(title, ("", "before", "after", "ratio", "verdict"), rows)
     for reason, refused in refusals.items():
         print_lines(f"{' and '.join(refused)} refused: {reason}")
+    print_lines(*validation.findings)
     for gate in validation.gates:
         if gate.verdict != "passed":
             reason = f": {gate.reason}" if gate.reason else ""
@@ -219,6 +220,34 @@ def print_bench(found: Any) -> None:
         title = f"{comparison.provider}, batch {comparison.batch}, threads {threads}, {comparison.rounds} rounds"
         print_table(title, ("", "median ms", "p90 ms", "p99 ms", "ratio", "verdict"), rows)
         print_lines(*(f"{name}: {sentence}" for name, sentence in comparison.failures.items()))
+        print_lines(
+            *(
+                f"{ratio.name} is inconclusive: measure about {ratio.more_seconds:.0f} s longer"
+                for ratio in comparison.ratios
+                if ratio.more_seconds is not None
+            )
+        )
+        apart = [
+            (
+                arm.name,
+                f"{arm.session_ms:.1f}",
+                f"{arm.first_run_ms:.2f}",
+                "" if arm.peak_memory_mb is None else f"{arm.peak_memory_mb:,.0f}",
+                ", ".join(f"{count} on {name}" for name, count in arm.nodes_per_provider.items()),
+                "" if arm.copies is None else str(arm.copies),
+            )
+            for arm in comparison.arms
+        ]
+        columns = ("", "session ms", "first run ms", "peak memory MB", "nodes", "copies between devices")
+        print_table("Apart from that", columns, apart)
+    print_lines(*found.findings)
+
+
+def print_doctor(found: Any) -> None:
+    """A Doctor: one line a thing, and what to do about those that are missing."""
+    signs = {"there": "yes", "missing": "no", "note": "note"}
+    rows = [(signs[check.state], check.what, check.found, check.remedy) for check in found.checks]
+    print_table("What this machine can measure", ("", "what", "found", "what to do"), rows)
 
 
 class _Console(Console):

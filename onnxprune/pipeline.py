@@ -7,17 +7,27 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from onnxprune.errors import DataError, InputError, ModelError, OutputError, RefusedError
+from onnxprune.errors import InputError, OutputError
 from onnxprune.graph import remove as graph_remove
 from onnxprune.graph.model import Model
 from onnxprune.inspection import Inspection, inspect_model
-from onnxprune.progress import Progress, as_one
+from onnxprune.measuring import (
+    Bench,
+    bench,
+    compare,
+    doctor,
+    output_file,
+    record,
+    require_onnxruntime,
+    schema,
+    validate,
+)
+from onnxprune.progress import Progress
 from onnxprune.runfolder import RunFolder
 from onnxprune.shrinking import ShrunkModel, shrink_into
 
@@ -27,8 +37,27 @@ if TYPE_CHECKING:
     from onnxprune.deploy.verify import VerifyResult
     from onnxprune.graph.units import Channels, Unit
     from onnxprune.recipe import Recipe
-    from onnxprune.runtime.latency import LatencyComparison
-    from onnxprune.runtime.validation import Validation
+
+__all__ = [
+    "Bench",
+    "ShrunkModel",
+    "bench",
+    "compare",
+    "compress",
+    "demo",
+    "doctor",
+    "inspect",
+    "machine_notes",
+    "package",
+    "recipe_text",
+    "record",
+    "remove",
+    "report",
+    "schema",
+    "shrink",
+    "validate",
+    "verify",
+]
 
 StrPath = str | os.PathLike
 
@@ -74,11 +103,11 @@ def shrink(
     HTML page to write as well. Nothing is written unless the proof holds. Raises ModelError, OutputError,
     NotEquivalentError.
     """
-    _require_onnxruntime()
+    require_onnxruntime()
     from onnxprune.deploy.report import write_shrink_report
 
-    out = _output_file(out)
-    page = None if report is None else _output_file(report)
+    out = output_file(out)
+    page = None if report is None else output_file(report)
     with _beside(out) as scratch:
         done = shrink_into(
             Path(path),
@@ -101,121 +130,11 @@ def shrink(
     return done
 
 
-def validate(
-    reference: StrPath,
-    candidate: StrPath,
-    *,
-    data: str | None = None,
-    metric: str = "top1",
-    max_drop: float | None = None,
-    min_speedup: float | None = None,
-    providers: Sequence[str] = (),
-    batches: Sequence[int] = (1,),
-    threads: Sequence[int] = (1,),
-    seconds: float = 20.0,
-    seed: int = 0,
-    save: StrPath | None = None,
-    progress: Progress | None = None,
-) -> "Validation":
-    """Accuracy and latency of `candidate` against `reference`. Without `providers` the CPU counts and CUDA is tried.
-
-    `save` names a file for the measurements as JSON.
-    """
-    _require_onnxruntime()
-    from onnxprune.runtime.data import load_dataset
-    from onnxprune.runtime.validation import validate as validate_models
-
-    if max_drop is not None and data is None:
-        raise DataError("A largest drop can't be checked without data. Give samples with --data, a .npz file.")
-    save_to = None if save is None else _output_file(save)
-    found = validate_models(
-        reference,
-        candidate,
-        dataset=None if data is None else load_dataset(data),
-        metric=metric,
-        max_drop=max_drop,
-        min_speedup=min_speedup,
-        providers=tuple(providers) or ("cpu", "cuda"),
-        asked=frozenset(providers or ("cpu",)),
-        batches=tuple(batches),
-        threads=tuple(threads),
-        seconds=seconds,
-        seed=seed,
-        progress=as_one(progress, "measuring"),
-    )
-    if save_to is not None:
-        found.save(save_to)
-    return found
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Latency comparisons, one for each provider, batch size and thread count."""
-
-    comparisons: "tuple[LatencyComparison, ...]"
-
-    @property
-    def exit_code(self) -> int:
-        """3 where something was refused or failed, 4 where a ratio is inconclusive, else 0."""
-        if any(comparison.refused or comparison.failures for comparison in self.comparisons):
-            return 3
-        return 4 if any(r.verdict == "inconclusive" for c in self.comparisons for r in c.ratios) else 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """The comparisons as plain JSON types."""
-        return {"comparisons": [asdict(comparison) for comparison in self.comparisons]}
-
-
-def bench(
-    models: Sequence[StrPath],
-    *,
-    providers: Sequence[str] = ("cpu",),
-    batches: Sequence[int] = (1,),
-    threads: Sequence[int] = (1,),
-    seconds: float = 20.0,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Bench:
-    """Latency of two or more models side by side; the first is what the others are compared with."""
-    _require_onnxruntime()
-    from onnxprune.runtime.latency import compare_latency
-
-    paths = [Path(model) for model in models]
-    for path in paths:
-        if not path.is_file():
-            raise ModelError(f"'{path}' isn't a file. Give the path of an .onnx file.")
-    names = [path.name for path in paths]
-    if len(set(names)) < len(names):
-        names = [str(path) for path in paths]
-    if len(set(names)) < len(names):
-        names = [f"{name} ({number})" for number, name in enumerate(names, 1)]
-    settings = [
-        (provider, batch, count)
-        for provider in providers
-        for batch in batches
-        for count in (threads if provider == "cpu" else (1,))
-    ]
-    return Bench(
-        tuple(
-            compare_latency(
-                dict(zip(names, paths, strict=True)),
-                provider=provider,
-                batch=batch,
-                threads=count,
-                seconds=seconds,
-                seed=seed,
-                progress=as_one(progress, f"{provider}, batch {batch}, threads {count or 'all'}"),
-            )
-            for provider, batch, count in settings
-        )
-    )
-
-
 def package(
     model: StrPath, out: StrPath, *, validation: StrPath | None = None, recipe: StrPath | None = None
 ) -> "Package":
     """Build the folder to ship: the model, its evidence, a manifest of hashes, and a runner."""
-    _require_onnxruntime()
+    require_onnxruntime()
     from onnxprune.deploy.package import build_package
     from onnxprune.runtime.validation import Validation
 
@@ -246,7 +165,7 @@ def report(source: StrPath, out: StrPath | None = None) -> Path:
     if run is None and out is None:
         raise InputError("Name the file to write with -o, for example -o report.html.")
     history = run.read_history() if run else None
-    out = _output_file(out or run.report)
+    out = output_file(out or run.report)
     write_report(
         out,
         validation=Validation.load(run.validation if run else source),
@@ -266,7 +185,7 @@ def compress(
     **changes: Any,
 ) -> "CompressedRun":
     """Train, prune, export, prove, measure, package and report as the recipe says; see `onnxprune.compress`."""
-    _require_onnxruntime()
+    require_onnxruntime()
     from onnxprune.compress import run_recipe
 
     return run_recipe(recipe, out, resume=resume, progress=progress, **changes)
@@ -295,27 +214,6 @@ def machine_notes() -> list[str]:
     from onnxprune.runtime.environment import environment
 
     return list(environment()["notes"])
-
-
-def _require_onnxruntime() -> None:
-    """Raises RefusedError with the remedy where ONNX Runtime is missing, or left half there by an uninstallation."""
-    found = find_spec("onnxruntime")
-    if found is None or found.origin is None:
-        state = "isn't installed" if found is None else "is only half there: another package of it was uninstalled"
-        raise RefusedError(
-            f"ONNX Runtime {state}. Run pip install --force-reinstall --no-deps onnxruntime-gpu on Linux or Windows "
-            "x86-64, onnxruntime elsewhere."
-        )
-
-
-def _output_file(path: StrPath) -> Path:
-    """Refuse before the work what would replace something that isn't a file of the user's, such as /dev/null."""
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        raise OutputError(f"'{path}' is {'a folder' if path.is_dir() else 'a device'}. Give a file to write with -o.")
-    if not path.parent.is_dir():
-        raise OutputError(f"The folder '{path.parent}' isn't there. Make it first, or give another place with -o.")
-    return path
 
 
 @contextlib.contextmanager

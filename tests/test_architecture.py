@@ -40,8 +40,11 @@ ALLOWED = {
         *("progress", "recipe", "runfolder", "taskdata", "workbench"),
     },
     "shrinking": {"errors", "graph", "prune", "runtime", "deploy", "progress"},
+    "measuring": {"errors", "runtime", "deploy", "progress"},
+    "pytest_plugin": {"errors", "measuring"},
     "pipeline": {
         "errors",
+        "measuring",
         "graph",
         "prune",
         "runtime",
@@ -170,6 +173,10 @@ def test_every_third_party_import_is_declared(project):
             allowed |= extras["train"] | extras["demo"]
         elif part_of(path) == "training":
             allowed |= extras["train"]
+        elif part_of(path) == "runtime":
+            allowed |= extras["metrics"] | extras["huggingface"]
+        elif part_of(path) == "pytest_plugin":
+            allowed |= extras["test"]
         for name, node in imports(path):
             top = name.split(".")[0]
             if top in sys.stdlib_module_names or top in ("onnxprune", "onnxprune_models"):

@@ -122,7 +122,7 @@ BAD_INPUT = {
         "'no.mod:f' can't be",
     ),
     "a gate on accuracy without data": (["validate", "net.onnx", "net.onnx", "--max-drop", "0.1"], 2, "without data"),
-    "validate with an unknown metric": (["validate", "net.onnx", "net.onnx", "--metric", "top2"], 2, "top2"),
+    "validate with an unknown metric": (["validate", "net.onnx", "net.onnx", "--metric", "best"], 2, "best"),
     "bench one model": (["bench", "net.onnx"], 2, "give two models"),
     "bench a missing file": (["bench", "net.onnx", "none.onnx"], 2, "'none.onnx' isn't a file"),
     "package a missing file": (["package", "none.onnx", "-o", "p"], 2, "none.onnx"),
@@ -255,7 +255,22 @@ def test_usage_errors_name_what_is_wrong(run, arguments, mentioned):
     assert "Traceback" not in answer.err
 
 
-VERBS = {"demo", "compress", "recipe", "inspect", "shrink", "validate", "bench", "package", "verify", "report"}
+VERBS = {
+    "doctor",
+    "record",
+    "compare",
+    "schema",
+    "demo",
+    "compress",
+    "recipe",
+    "inspect",
+    "shrink",
+    "validate",
+    "bench",
+    "package",
+    "verify",
+    "report",
+}
 
 
 def test_help_lists_every_verb_and_each_has_its_own(run):
@@ -352,7 +367,7 @@ def test_packages_that_clash_are_named_with_the_remedy(run, net, monkeypatch):
     ("spec", "state"), [(None, "isn't installed"), (ModuleSpec("onnxruntime", None), "is only half there")]
 )
 def test_a_missing_onnxruntime_is_refused_with_the_remedy(run, net, tmp_path, monkeypatch, spec, state):
-    monkeypatch.setattr("onnxprune.pipeline.find_spec", lambda name: spec)
+    monkeypatch.setattr("onnxprune.measuring.find_spec", lambda name: spec)
     assert_one_sentence(run("shrink", net, "-o", tmp_path / "s.onnx"), 3, f"ONNX Runtime {state}")
     assert run("inspect", net).code == 0
 
@@ -446,3 +461,50 @@ def test_training_without_torch_is_refused_with_the_remedy(tiny_project, tmp_pat
     out, err = process.communicate(timeout=120)
     assert_one_sentence(Answer(process.returncode, out, err), 3, "pip install 'onnxprune[train]'")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "option, value, code, words",
+    [
+        ("--for", "soon", 2, "isn't a time such as 60s or 2m"),
+        ("--for", "0s", 2, "isn't a time"),
+        ("--for", "90h", 2, "between 0.1s and 24h"),
+        ("--until", "precise", 2, "isn't a share such as 1%"),
+        ("--until", "100%", 2, "less than 100%"),
+    ],
+)
+def test_times_and_shares_that_are_none(run, net, option, value, code, words):
+    answer = run("bench", net, net, option, value)
+    assert answer.code == code
+    assert words in " ".join(answer.err.replace("│", " ").split())
+
+
+def test_times_and_shares():
+    times = [cli._duration(text) for text in ("60s", "2m", "1.5", "1h")]
+    assert (times, cli._share("1%"), cli._share("0.02")) == ([60, 120, 1.5, 3600], 0.01, 0.02)
+
+
+def test_a_summary_for_a_pull_request(run, net, tmp_path):
+    answer = run(
+        "validate", net, net, "--for", "0.2s", "--provider", "cpu", "--markdown", "--report", tmp_path / "r.html"
+    )
+    assert answer.out.startswith("### net.onnx against net.onnx: ")
+    assert "| parameters |" in answer.out and "|---|---:|" in answer.out
+    assert "<html" in (tmp_path / "r.html").read_text()
+
+
+def test_recorded_here_compared_there(run, net, tmp_path):
+    inputs = onnx.load(net).graph.input[0]
+    shape = [dim.dim_value or 6 for dim in inputs.type.tensor_type.shape.dim]
+    np.savez(tmp_path / "d.npz", **{inputs.name: np.ones((6, *shape[1:]), np.float32)}, targets=np.zeros(6, int))
+    for name in ("a", "b"):
+        answer = run("record", net, "--data", tmp_path / "d.npz", "-o", tmp_path / f"{name}.npz")
+        assert answer.code == 0 and "6 samples" in answer.out
+    answer = run("compare", tmp_path / "a.npz", tmp_path / "b.npz", "--tolerance", "1e-6")
+    assert answer.code == 0 and "passed" in answer.out
+
+
+def test_doctor_and_schema(run):
+    assert run("doctor").code == 0
+    assert json.loads(run("schema", "validation").out)["properties"]["verdict"]
+    assert_one_sentence(run("schema", "plan"), 2, "Ask for validation")

@@ -111,7 +111,7 @@ def accuracy_section(rows: Sequence[AccuracyRow]) -> dict[str, Any] | None:
 
 def is_share(row: AccuracyRow) -> bool:
     """Whether every sample is either right or wrong, so that scores are percentages and differences points."""
-    return row.only_reference_right is not None
+    return row.share or row.only_reference_right is not None
 
 
 def score_in_words(row: AccuracyRow, score: float) -> str:

@@ -8,43 +8,59 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from scipy.stats import binomtest
 
 from onnxprune.errors import DataError
-from onnxprune.runtime.data import Dataset, resolve
+from onnxprune.runtime.data import Dataset
 from onnxprune.runtime.feeds import fit_samples, read_inputs, static_batch, take_samples
+from onnxprune.runtime.metrics import METRICS, Metric, Outputs, find_metric
 from onnxprune.runtime.session import SessionSettings, open_session, run_session
-from onnxprune.runtime.statistics import non_inferiority, paired_difference_interval, paired_mean_interval
+from onnxprune.runtime.statistics import (
+    non_inferiority,
+    paired_difference_interval,
+    paired_mean_interval,
+    paired_statistic_interval,
+)
 
-Outputs = np.ndarray | dict[str, np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class Metric:
-    """One score per sample: score(outputs, targets) -> [n].
-
-    outputs is the model's output array [n, ...], or {output name: array} where it has several.
-    """
-
-    name: str
-    score: Callable[[Outputs, np.ndarray], np.ndarray]
-    higher_is_better: bool = True
+__all__ = [
+    "METRICS",
+    "Metric",
+    "PairedDifference",
+    "Scores",
+    "WorstClass",
+    "compare_scores",
+    "evaluate",
+    "find_metric",
+    "record_outputs",
+    "score_outputs",
+]
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """The score of every sample [n], and their mean."""
+    """The metric's numbers for every sample, [n] or [n, k], and the score that they make together."""
 
     per_sample: np.ndarray
     mean: float
 
 
 @dataclasses.dataclass(frozen=True)
+class WorstClass:
+    """The class that lost most: its label, its samples, and the score of both models on them."""
+
+    label: int
+    samples: int
+    reference: float
+    candidate: float
+
+
+@dataclasses.dataclass(frozen=True)
 class PairedDifference:
     """Candidate against reference on the same samples, by a metric.
 
-    difference, low, high: mean score of the candidate minus the reference's, with its 95% interval; the two counts are
-    the discordant samples, None where a score is more than right or wrong; verdict: `measured` where no margin was
-    asked for.
+    difference, low, high: score of the candidate minus the reference's, with its 95% interval; the two counts are the
+    discordant samples, None where a score is more than right or wrong; exact_p: McNemar's exact test of these counts;
+    verdict: `measured` where no margin was asked for.
     """
 
     difference: float
@@ -53,31 +69,7 @@ class PairedDifference:
     only_reference_right: int | None
     only_candidate_right: int | None
     verdict: Literal["passed", "failed", "inconclusive", "measured"]
-
-
-def find_metric(metric: str | Metric | Callable) -> Metric:
-    """A Metric from its name, a function, or "module:function".
-
-    A function of the user's may carry an attribute `higher_is_better`. Raises: DataError naming the known ones.
-    """
-    if isinstance(metric, Metric):
-        return metric
-    if isinstance(metric, str) and metric in METRICS:
-        return METRICS[metric]
-    if isinstance(metric, str):
-        if ":" not in metric:
-            raise DataError(
-                f"Metric '{metric}' is unknown. Choose {', '.join(METRICS)}, or name a function as module:function."
-            )
-        function = resolve(metric)
-        if isinstance(function, Metric):
-            return function
-    else:
-        function = metric
-    if not callable(function):
-        raise DataError(f"The metric '{metric}' can't be called. Give a function of (outputs, targets).")
-    name = metric if isinstance(metric, str) else getattr(function, "__name__", type(function).__name__)
-    return Metric(name, function, bool(getattr(function, "higher_is_better", True)))
+    exact_p: float | None = None
 
 
 def evaluate(
@@ -97,7 +89,10 @@ def record_outputs(
     settings: SessionSettings | None = None,
     batch: int = 64,
 ) -> dict[str, np.ndarray]:
-    """{output name: array [n, ...]} for all samples, run in batches (of the model's own size where that is static)."""
+    """{output name: array [n, ...]} for all samples, run in batches (of the model's own size where that is static).
+
+    Samples that are read when they are asked for (an image folder) stream: no more than a batch of them is in memory.
+    """
     specs = read_inputs(model)
     samples = fit_samples(specs, inputs)
     session = open_session(model, settings)
@@ -119,25 +114,26 @@ def record_outputs(
 
 
 def score_outputs(outputs: Mapping[str, np.ndarray], dataset: Dataset, metric: str | Metric | Callable) -> Scores:
-    """Score recorded outputs. Raises: DataError where the metric doesn't give one finite number per sample."""
+    """Score recorded outputs. Raises: DataError where the metric doesn't give finite numbers for each sample."""
     chosen = find_metric(metric)
     given: Outputs = next(iter(outputs.values())) if len(outputs) == 1 else dict(outputs)
     try:
-        scores = np.asarray(chosen.score(given, dataset.targets), dtype=np.float64)
+        rows = chosen.with_data(given, dataset) if chosen.with_data else chosen.score(given, dataset.targets)
+        rows = np.asarray(rows, dtype=np.float64)
     except (IndexError, KeyError, TypeError, ValueError) as error:
         shapes = ", ".join(f"{name}{list(array.shape)}" for name, array in outputs.items())
         raise DataError(
             f"Metric {chosen.name} fails on outputs {shapes} and targets {list(dataset.targets.shape)}: {error}. "
             "Choose a metric that fits them."
         ) from error
-    if scores.shape != (len(dataset),):
+    if rows.shape[:1] != (len(dataset),) or rows.ndim != (1 if chosen.aggregate is None else 2):
         raise DataError(
-            f"Metric {chosen.name} gave {list(scores.shape)} for {len(dataset)} samples. Give one score for each."
+            f"Metric {chosen.name} gave {list(rows.shape)} for {len(dataset)} samples. Give one score for each."
         )
-    if not np.isfinite(scores).all():
-        wrong = int((~np.isfinite(scores)).sum())
+    if not np.isfinite(rows).all():
+        wrong = int((~np.isfinite(rows)).reshape(len(rows), -1).any(axis=1).sum())
         raise DataError(f"Metric {chosen.name} gave {wrong} scores that aren't finite. Check the model's outputs.")
-    return Scores(scores, float(scores.mean()))
+    return Scores(rows, float(rows.mean() if chosen.aggregate is None else chosen.aggregate(rows)))
 
 
 def compare_scores(
@@ -145,55 +141,47 @@ def compare_scores(
 ) -> PairedDifference:
     """Compare in pairs; with `max_drop`, is the candidate no worse by more than that (95%)?
 
-    Scores that are right or wrong get the score interval, others a bootstrap.
+    Scores that are right or wrong get the score interval, others a bootstrap over samples.
     """
-    higher_is_better = find_metric(metric).higher_is_better
+    chosen = find_metric(metric)
     ours, theirs = candidate.per_sample, reference.per_sample
-    only_reference = only_candidate = None
-    if np.isin(ours, (0, 1)).all() and np.isin(theirs, (0, 1)).all():
+    only_reference = only_candidate = exact_p = None
+    if chosen.aggregate is not None:
+        low, high = paired_statistic_interval(theirs, ours, chosen.aggregate)
+    elif np.isin(ours, (0, 1)).all() and np.isin(theirs, (0, 1)).all():
         more, less = int((ours > theirs).sum()), int((ours < theirs).sum())
         low, high = paired_difference_interval(len(ours), less, more)
-        only_reference, only_candidate = (less, more) if higher_is_better else (more, less)
+        only_reference, only_candidate = (less, more) if chosen.higher_is_better else (more, less)
+        exact_p = float(binomtest(less, less + more).pvalue) if less + more else 1.0
     else:
         low, high = paired_mean_interval(theirs, ours)
     verdict = "measured"
     if max_drop is not None:
-        verdict = non_inferiority(*((low, high) if higher_is_better else (-high, -low)), max_drop)
-    return PairedDifference(candidate.mean - reference.mean, low, high, only_reference, only_candidate, verdict)
+        verdict = non_inferiority(*((low, high) if chosen.higher_is_better else (-high, -low)), max_drop)
+    difference = candidate.mean - reference.mean
+    return PairedDifference(difference, low, high, only_reference, only_candidate, verdict, exact_p)
 
 
-def _top(k: int) -> Callable[[Outputs, np.ndarray], np.ndarray]:
-    def score(outputs: Outputs, targets: np.ndarray) -> np.ndarray:
-        logits, labels = _classification(outputs, targets)
-        sound = np.isfinite(logits).all(axis=1)
-        if k == 1:
-            return (sound & (logits.argmax(axis=1) == labels)).astype(float)
-        own = np.take_along_axis(logits, labels[:, None], axis=1)
-        # Ties count against the label: as many others as high mean that it may be behind them.
-        return (sound & ((logits >= own).sum(axis=1) <= k)).astype(float)
-
-    return score
-
-
-def _error_rate(outputs: Outputs, targets: np.ndarray) -> np.ndarray:
-    return 1.0 - _top(1)(outputs, targets)
-
-
-def _classification(outputs: Outputs, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Logits [n, classes] of the first output and integer labels [n]."""
-    logits = next(iter(outputs.values())) if isinstance(outputs, Mapping) else outputs
-    if logits.ndim != 2 or targets.ndim != 1 or targets.dtype.kind not in "iu":
-        raise ValueError("classification needs scores [n, classes] and integer labels [n]")
-    if targets.min() < 0 or targets.max() >= logits.shape[1]:
-        raise ValueError(f"labels from {targets.min()} to {targets.max()} for {logits.shape[1]} classes")
-    return logits, targets
-
-
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        Metric("top1", _top(1)),
-        Metric("top5", _top(5)),
-        Metric("error_rate", _error_rate, higher_is_better=False),
+def worst_class(
+    reference: Scores, candidate: Scores, targets: np.ndarray, metric: str | Metric | Callable
+) -> WorstClass | None:
+    """The class on which the candidate lost most, None where targets aren't classes or no class lost anything."""
+    chosen = find_metric(metric)
+    if targets.ndim != 1 or targets.dtype.kind not in "iu" or chosen.aggregate is not None:
+        return None
+    sign = 1.0 if chosen.higher_is_better else -1.0
+    lost = sign * (reference.per_sample - candidate.per_sample)
+    labels, inverse = np.unique(targets, return_inverse=True)
+    if len(labels) < 2 or len(labels) > len(targets) / 2:
+        return None
+    means = np.bincount(inverse, weights=lost) / np.bincount(inverse)
+    worst = int(means.argmax())
+    if means[worst] <= 0:
+        return None
+    members = inverse == worst
+    return WorstClass(
+        int(labels[worst]),
+        int(members.sum()),
+        float(reference.per_sample[members].mean()),
+        float(candidate.per_sample[members].mean()),
     )
-}

@@ -9,22 +9,31 @@ import os
 import sys
 import zipfile
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from onnxprune.errors import DataError
+from onnxprune.runtime.lazy import image_folder, saved_dataset
 
 TARGETS = "targets"
+ALPHABET = "alphabet"
+TARGET_COLUMNS = ("targets", "target", "label", "labels")
+HASHED_AT_A_TIME = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Samples and what is right for them: inputs {input name: array [n, ...]}, targets [n, ...]."""
+    """Samples and what is right for them: inputs {input name: array [n, ...]}, targets [n, ...].
+
+    An input may also be read when it is asked for (see `lazy`). alphabet: the text of each class, for metrics of text.
+    """
 
     inputs: Mapping[str, np.ndarray]
     targets: np.ndarray
     name: str = "data"
+    alphabet: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         lengths = {name: len(array) for name, array in {**self.inputs, TARGETS: self.targets}.items()}
@@ -37,14 +46,33 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.targets)
 
+    @cached_property
+    def sha256(self) -> str:
+        """sha256 of all inputs and targets, to see whether two runs judged by the same samples."""
+        digest = hashlib.sha256()
+        for name, array in [*sorted(self.inputs.items()), (TARGETS, self.targets)]:
+            paths = getattr(array, "paths", None)
+            digest.update(f"{name} {len(array)}".encode())
+            if paths is not None:  # pictures are what their files hold, however large a model takes them
+                for path in paths:
+                    digest.update(Path(path).read_bytes())
+                continue
+            digest.update(f"{array.dtype.str} {array.shape}".encode())
+            for start in range(0, len(array), HASHED_AT_A_TIME):
+                digest.update(np.ascontiguousarray(array[start : start + HASHED_AT_A_TIME]).tobytes())
+        return digest.hexdigest()
+
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name}{list(array.shape)}" for name, array in self.inputs.items())
         return f"Dataset({self.name}: {shapes} -> {list(self.targets.shape)})"
 
 
 def load_dataset(reference: str | Path | Dataset) -> Dataset:
-    """A data set from a .npz file (arrays named as the model's inputs, and `targets`) or from "module:object".
+    """A data set from a file, a folder, or "module:object".
 
+    A .npz file holds arrays named as the model's inputs, and `targets`. A folder holds pictures sorted into folders of
+    their classes (with preprocess.json where they need more than resizing and dividing by 255), or a Hugging Face
+    dataset that `save_to_disk` wrote; both stream.
     The object, called if it can be, is a Dataset or a pair (inputs, targets), inputs being an array or a dict of them.
     Raises: DataError.
     """
@@ -53,8 +81,10 @@ def load_dataset(reference: str | Path | Dataset) -> Dataset:
     text = str(reference)
     if text.endswith(".npz"):
         return _load_npz(Path(reference))
+    if Path(text).is_dir():
+        return _load_folder(Path(text))
     if ":" not in text:
-        raise DataError(f"'{text}' names no data. Give a .npz file, or a Python object as module:function.")
+        raise DataError(f"'{text}' names no data. Give a .npz file, a folder, or a Python object as module:function.")
     value = resolve(text)
     value = value() if callable(value) else value
     if isinstance(value, Dataset):
@@ -116,6 +146,15 @@ def _load_npz(path: Path) -> Dataset:
             f"'{path}' holds {', '.join(sorted(arrays)) or 'nothing'}. Name one array '{TARGETS}', others as inputs."
         )
     targets = arrays.pop(TARGETS)
+    alphabet = arrays.pop(ALPHABET, None)
     if any(array.ndim == 0 for array in (targets, *arrays.values())):
         raise DataError(f"'{path}' holds a scalar. Every array needs the samples on its first axis.")
-    return Dataset(arrays, targets, path.name)
+    return Dataset(arrays, targets, path.name, None if alphabet is None else tuple(map(str, alphabet)))
+
+
+def _load_folder(folder: Path) -> Dataset:
+    if (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists():
+        inputs, targets = saved_dataset(folder, TARGET_COLUMNS)
+        return Dataset(inputs, targets, folder.name)
+    pictures, targets = image_folder(folder)
+    return Dataset({"image": pictures}, targets, folder.name)

@@ -116,7 +116,8 @@ def fit_samples(specs: Sequence[InputSpec], samples: Mapping[str, np.ndarray]) -
                 f"The model's input '{spec.name}' has no array in the data, which holds {', '.join(sorted(samples))}. "
                 "Name the arrays as the model's inputs."
             )
-        array = np.asarray(samples[spec.name])
+        array = samples[spec.name]
+        array = array.fit_to(spec.name, spec.dtype, spec.shape) if hasattr(array, "fit_to") else np.asarray(array)
         fits = array.ndim == len(spec.shape) and all(
             not isinstance(size, int) or size == given
             for size, given in zip(spec.shape[1:], array.shape[1:], strict=True)

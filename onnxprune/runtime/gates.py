@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 
 from onnxprune.runtime.equivalence import Equivalence
 from onnxprune.runtime.latency import LatencyComparison
-from onnxprune.runtime.results import AccuracyRow, Gate, GateVerdict, describe_setting, format_difference
+from onnxprune.runtime.results import (
+    AccuracyRow,
+    Gate,
+    GateVerdict,
+    describe_setting,
+    format_difference,
+    is_share,
+)
+from onnxprune.runtime.statistics import samples_needed
 
 
 def decide_gates(
@@ -49,13 +58,28 @@ def equivalence_gate(found: Equivalence) -> Gate:
 
 def accuracy_gate(row: AccuracyRow) -> Gate:
     """Is the candidate no worse than the margin allows? Takes a row that has a margin and was measured."""
-    margin = f"{row.margin * 100:g} points" if row.only_reference_right is not None else f"{row.margin:g}"
+    margin = f"{row.margin * 100:g} points" if is_share(row) else f"{row.margin:g}"
     reason = ""
     if row.verdict == "inconclusive":
-        reason = f"{row.samples:,} samples can't settle a margin of {margin}. Give more of them, or a wider margin."
+        reason = (
+            f"{row.samples:,} samples can't settle a margin of {margin}. "
+            f"Give {_how_many(row)} of them, or a wider margin."
+        )
     return Gate(
         f"{row.metric}, {row.provider}", f"no worse by more than {margin}", format_difference(row), row.verdict, reason
     )
+
+
+def _how_many(row: AccuracyRow) -> str:
+    """How many samples the margin needs at the discordance that was found, were nothing lost."""
+    discordant = (row.only_reference_right or 0) + (row.only_candidate_right or 0)
+    if not row.margin or row.only_reference_right is None:
+        return "more"
+    if discordant:
+        needed = samples_needed(row.margin, discordant / row.samples)
+    else:  # the score interval of no discordant sample among n is +- z^2 / (n + z^2)
+        needed = math.ceil(1.96**2 * (1 / row.margin - 1))
+    return f"about {needed:,}" if needed > row.samples else "more"
 
 
 def speedup_gate(comparison: LatencyComparison, min_speedup: float) -> Gate:
@@ -63,7 +87,9 @@ def speedup_gate(comparison: LatencyComparison, min_speedup: float) -> Gate:
     ratio = comparison.ratios[-1]
     bound = 1 / min_speedup
     verdict: GateVerdict = "passed" if ratio.high <= bound else "failed" if ratio.low > bound else "inconclusive"
-    reason = "The interval holds the bound. Measure longer." if verdict == "inconclusive" else ""
+    reason = ""
+    if verdict == "inconclusive":
+        reason = f"The interval holds the bound. Measure longer than {comparison.seconds:.0f} s."
     return Gate(
         f"speed-up, {describe_setting(comparison)}",
         f"at least {min_speedup:g}x",

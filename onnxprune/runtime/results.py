@@ -6,12 +6,15 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from onnxprune.errors import DataError
 from onnxprune.graph.files import write_atomically
+from onnxprune.runtime.accuracy import WorstClass
+from onnxprune.runtime.diagnosis import Diagnosis, OperatorTime, PlainConv
+from onnxprune.runtime.energy import EnergyEstimate
 from onnxprune.runtime.equivalence import Equivalence
 from onnxprune.runtime.latency import Arm, LatencyComparison, Ratio
 
@@ -39,7 +42,9 @@ class AccuracyRow:
     difference is candidate minus reference, [low, high] its 95% interval, margin the drop that is allowed; the figures
     are None where nothing could be measured (verdict `refused`, `reason` says why), the counts of discordant samples
     also where a score is more than right or wrong. verdict `measured`: no margin was asked for. higher_is_better: of
-    the metric; for an error rate the margin is how much it may rise.
+    the metric; for an error rate the margin is how much it may rise. share: scores read as percentages. condition: what
+    the inputs were put under, or which other data they are, empty for the data as they are. exact_p: McNemar's exact
+    test of the discordant counts. nodes_per_provider: where the nodes of {reference, candidate} ran.
     """
 
     provider: str
@@ -56,6 +61,29 @@ class AccuracyRow:
     verdict: Literal["passed", "failed", "inconclusive", "refused", "measured"]
     reason: str = ""
     higher_is_better: bool = True
+    share: bool = False
+    condition: str = ""
+    exact_p: float | None = None
+    worst_class: WorstClass | None = None
+    nodes_per_provider: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProviderAgreement:
+    """One model's outputs on two providers, on the data set: how far apart, and how often the decision is the same."""
+
+    model: str
+    providers: tuple[str, str]
+    equivalence: Equivalence
+
+
+@dataclasses.dataclass(frozen=True)
+class DataUsed:
+    """The data that accuracy was measured on."""
+
+    name: str
+    samples: int
+    sha256: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +101,10 @@ class Gate:
 class Validation:
     """Candidate against reference: figures, equivalence, accuracy, latency, and the gates that decide.
 
-    created is UTC in ISO 8601. Prints as a table; `as_dict` and `from_dict` are each other's inverse.
+    created is UTC in ISO 8601. agreement: CPU against other providers, model by model. findings: sentences about why
+    the candidate is, or isn't, faster; diagnoses: what they were read off, of (reference, candidate); operators: where
+    both spend their time. energy: an estimate for one inference of (reference, candidate) from published constants.
+    Prints as a table; `as_dict` and `from_dict` are each other's inverse.
     """
 
     created: str
@@ -84,6 +115,12 @@ class Validation:
     latency: tuple[LatencyComparison, ...]
     environment: Mapping[str, Any]
     gates: tuple[Gate, ...]
+    data: DataUsed | None = None
+    agreement: tuple[ProviderAgreement, ...] = ()
+    findings: tuple[str, ...] = ()
+    diagnoses: tuple[Diagnosis, ...] = ()
+    operators: tuple[OperatorTime, ...] = ()
+    energy: tuple[EnergyEstimate, ...] = ()
 
     @property
     def verdict(self) -> GateVerdict:
@@ -121,10 +158,16 @@ class Validation:
                 reference=_build(Figures, values["reference"]),
                 candidate=_build(Figures, values["candidate"]),
                 equivalence=None if equivalence is None else _build(Equivalence, equivalence),
-                accuracy=tuple(_build(AccuracyRow, row) for row in values["accuracy"]),
+                accuracy=tuple(_accuracy(row) for row in values["accuracy"]),
                 latency=tuple(_latency(comparison) for comparison in values["latency"]),
                 environment=values["environment"],
                 gates=tuple(_build(Gate, gate) for gate in values["gates"]),
+                data=None if values.get("data") is None else _build(DataUsed, values["data"]),
+                agreement=tuple(_agreement(row) for row in values.get("agreement", ())),
+                findings=tuple(values.get("findings", ())),
+                diagnoses=tuple(_diagnosis(row) for row in values.get("diagnoses", ())),
+                operators=tuple(_build(OperatorTime, row) for row in values.get("operators", ())),
+                energy=tuple(_build(EnergyEstimate, row) for row in values.get("energy", ())),
             )
         except (KeyError, TypeError) as error:
             raise DataError(f"This is no validation: {error} is missing or unknown. Validate again.") from error
@@ -156,7 +199,16 @@ class Validation:
             found = f"{self.equivalence.error_over_range:.1e} of range"
             rows.append(("equivalence", "", found, "", "passed" if self.equivalence.passed else "failed"))
         rows += [_accuracy_row(row) for row in self.accuracy]
-        return rows + [row for comparison in self.latency for row in _latency_rows(comparison)]
+        for row in self.agreement:
+            seen = row.equivalence
+            what = f"{row.model}, {' against '.join(row.providers)}"
+            rows.append((what, "", f"{seen.error_over_range:.1e} of range", f"{seen.agreement:.2%} alike", ""))
+        rows += [row for comparison in self.latency for row in _latency_rows(comparison)]
+        if self.energy:
+            before, after = (estimate.total_mj for estimate in self.energy)
+            ratio = f"{after / before:.1%}" if before else ""
+            rows.append(("energy (estimate)", f"{before:.4g} mJ", f"{after:.4g} mJ", ratio, ""))
+        return rows
 
     def __str__(self) -> str:
         """The table, then every gate that didn't pass, then the verdict."""
@@ -170,16 +222,49 @@ class Validation:
             if gate.verdict != "passed":
                 reason = f" ({gate.reason})" if gate.reason else ""
                 lines.append(f"{gate.verdict}: {gate.name}: asked {gate.asked}, measured {gate.measured}{reason}")
-        return "\n".join([*lines, f"verdict: {self.verdict}"])
+        return "\n".join([*lines, *self.findings, f"verdict: {self.verdict}"])
+
+    def as_markdown(self) -> str:
+        """A summary for a pull request: the verdict, the table, what didn't pass, and why."""
+
+        def line(cells: Iterable[str]) -> str:
+            return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+        machine = self.environment
+        return "\n".join(
+            [
+                f"### {self.candidate.file} against {self.reference.file}: {self.verdict}",
+                "",
+                line(("", "before", "after", "ratio", "verdict")),
+                "|---|---:|---:|---:|---|",
+                *(line(row) for row in self.rows()),
+                "",
+                *(
+                    f"* **{gate.verdict}**: {gate.name}: asked {gate.asked}, measured {gate.measured}"
+                    f"{f' ({gate.reason})' if gate.reason else ''}"
+                    for gate in self.gates
+                ),
+                *(f"* {finding}" for finding in self.findings),
+                "",
+                f"ONNX Runtime {machine.get('onnxruntime', '?')}, {machine.get('processor', 'unknown processor')}, "
+                f"{machine.get('cores_available', '?')} cores; {self.created}",
+                "",
+            ]
+        )
 
 
 def format_difference(row: AccuracyRow) -> str:
     """The difference with its interval: in points where scores are right or wrong, else as it is."""
     if row.difference is None or row.low is None or row.high is None:
         return ""
-    if row.only_reference_right is None:
+    if not is_share(row):
         return f"{row.difference:+.4g} [{row.low:+.4g}, {row.high:+.4g}]"
     return f"{row.difference * 100:+.2f} points [{row.low * 100:+.2f}, {row.high * 100:+.2f}]"
+
+
+def is_share(row: AccuracyRow) -> bool:
+    """Whether scores read as percentages and differences as points."""
+    return row.share or row.only_reference_right is not None
 
 
 def describe_setting(comparison: LatencyComparison) -> str:
@@ -196,10 +281,11 @@ def _figure_row(what: str, before: int, after: int) -> tuple[str, str, str, str,
 
 
 def _accuracy_row(row: AccuracyRow) -> tuple[str, str, str, str, str]:
-    what = f"{row.metric}, {row.provider} ({row.samples:,} samples)"
+    condition = f", {row.condition}" if row.condition else ""
+    what = f"{row.metric}, {row.provider}{condition} ({row.samples:,} samples)"
     if row.reference is None or row.candidate is None:
         return what, "", "", "", f"{row.verdict}: {row.reason}"
-    style = ".4g" if row.only_reference_right is None else ".2%"
+    style = ".2%" if is_share(row) else ".4g"
     return what, format(row.reference, style), format(row.candidate, style), format_difference(row), row.verdict
 
 
@@ -208,6 +294,7 @@ def _latency_rows(comparison: LatencyComparison) -> list[tuple[str, str, str, st
     if comparison.refused:
         return [(what, "", "", "", f"refused: {comparison.refused}")]
     arms = {arm.name: arm for arm in comparison.arms}
+    failed = [(f"{what}: {name}", "", "", "", f"refused: {why}") for name, why in comparison.failures.items()]
     reference = comparison.arms[0]
     return [
         (
@@ -218,7 +305,7 @@ def _latency_rows(comparison: LatencyComparison) -> list[tuple[str, str, str, st
             ratio.verdict,
         )
         for ratio in comparison.ratios
-    ]
+    ] + failed
 
 
 def _plain(value: Any) -> Any:
@@ -240,6 +327,23 @@ def _build(kind: type, values: Mapping[str, Any]) -> Any:
     return kind(
         **{name: numbers.get(value, value) if isinstance(value, str) else value for name, value in values.items()}
     )
+
+
+def _accuracy(values: Mapping[str, Any]) -> AccuracyRow:
+    worst = values.get("worst_class")
+    return dataclasses.replace(
+        _build(AccuracyRow, {**values, "worst_class": None}),
+        worst_class=None if worst is None else _build(WorstClass, worst),
+    )
+
+
+def _agreement(values: Mapping[str, Any]) -> ProviderAgreement:
+    return ProviderAgreement(values["model"], tuple(values["providers"]), _build(Equivalence, values["equivalence"]))
+
+
+def _diagnosis(values: Mapping[str, Any]) -> Diagnosis:
+    plain = tuple(PlainConv(**conv) for conv in values["plain"])
+    return Diagnosis(**{**values, "plain": plain, "subnormal_tensors": tuple(values["subnormal_tensors"])})
 
 
 def _latency(values: Mapping[str, Any]) -> LatencyComparison:

@@ -39,7 +39,7 @@ def test_a_metric_of_the_users():
 
 
 @pytest.mark.parametrize(
-    "metric, words", [("top2", "Choose top1"), (7, "can't be called"), ("math:pi", "can't be called")]
+    "metric, words", [("best", "Choose top1"), (7, "can't be called"), ("math:pi", "can't be called")]
 )
 def test_unknown_metrics(metric, words):
     with pytest.raises(DataError, match=words):

@@ -9,6 +9,7 @@ import pytest
 
 from onnxprune.errors import DataError, InputError, ModelError, NotEquivalentError
 from onnxprune.runtime import validation as module
+from onnxprune.runtime.accuracy import record_outputs
 from onnxprune.runtime.data import Dataset
 from onnxprune.runtime.equivalence import Equivalence, require
 from onnxprune.runtime.gates import decide_gates
@@ -123,7 +124,7 @@ def test_table():
 @pytest.fixture
 def labelled(net_path):
     images = np.random.default_rng(3).standard_normal((120, 3, 12, 12)).astype(np.float32)
-    outputs = module.record_outputs(net_path, {"image": images})
+    outputs = record_outputs(net_path, {"image": images})
     return Dataset({"image": images}, outputs["logits"].argmax(axis=1), "labelled")
 
 
@@ -195,3 +196,70 @@ def test_a_candidate_that_runs_out_of_memory(networks, net_path, labelled, tmp_p
 def test_bad_input(net_path, options, error, words):
     with pytest.raises(error, match=words):
         validate(net_path, **{"candidate": net_path, **options})
+
+
+def test_more_than_the_plain_figures(net_path, wide_path, labelled):
+    """Conditions, the generalisation gap, the samples that the margin needs, the data's hash, no latency."""
+    said = []
+    half = Dataset({"image": labelled.inputs["image"][:40]}, labelled.targets[:40], "train")
+    found = validate(
+        net_path,
+        wide_path,
+        dataset=labelled,
+        max_drop=0.01,
+        conditions=("noise", "contrast"),
+        train_data=half,
+        latency=False,
+        note=said.append,
+    )
+    assert said[0].startswith("A margin of 1 points needs about 1,785 samples") and said[0].endswith("there are 120.")
+    assert [row.condition for row in found.accuracy] == [
+        "",
+        "Gaussian noise, a tenth of the inputs' range",
+        "half the contrast",
+        "training data",
+    ]
+    assert found.accuracy[0].margin == 0.01 and found.accuracy[1].verdict == "measured"
+    assert found.accuracy[0].nodes_per_provider["candidate"] == {"CPUExecutionProvider": 5}
+    assert any(
+        words.startswith("Generalisation gap (training against test data): 0.00 points") for words in found.findings
+    )
+    assert (found.data.name, found.data.samples, found.data.sha256) == ("labelled", 120, labelled.sha256)
+    assert found.latency == () and len(found.gates) == 1
+    assert Validation.from_dict(found.as_dict()) == found
+    assert found.energy[0].total_mj > 0 and "energy (estimate)" in str(found)
+    with pytest.raises(InputError, match="without measuring latency"):
+        validate(net_path, net_path, min_speedup=1.0, latency=False)
+
+
+def test_why_it_is_slow_is_in_the_validation(networks, net_path, tmp_path):
+    """A copy of the net whose weights are denormal is called out, and where its time goes is there."""
+    path = tmp_path / "denormal.onnx"
+    model = networks[0]()
+    weights = onnx.numpy_helper.to_array(model.graph.initializer[0]) * np.float32(1e-40)
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weights, "w1"))
+    onnx.save(model, path)
+    found = validate(net_path, path, seconds=0.3)
+    assert any("denormals" in words for words in found.findings)
+    assert "denormals" in found.as_markdown() and "denormals" in str(found)
+    assert {row.operator for row in found.operators} & {"Gemm", "Conv", "FusedConv"}
+    assert Validation.from_dict(found.as_dict()) == found
+
+
+def test_two_providers_are_held_against_each_other(net_path, labelled, monkeypatch):
+    """CUDA played by the CPU: same outputs, same decisions."""
+    real = module.run_in_child
+
+    def on_the_cpu(function, *arguments, **options):
+        swapped = [dataclasses.replace(a, provider="cpu") if hasattr(a, "tf32") else a for a in arguments]
+        return real(function, *swapped, **options)
+
+    monkeypatch.setattr(module, "why_refused", lambda provider: None)
+    monkeypatch.setattr(module, "run_in_child", on_the_cpu)
+    found = validate(net_path, net_path, dataset=labelled, providers=("cpu", "cuda"), latency=False)
+    assert [(row.model, row.providers) for row in found.agreement] == [
+        ("reference", ("cpu", "cuda")),
+        ("candidate", ("cpu", "cuda")),
+    ]
+    assert all(row.equivalence.agreement == 1.0 for row in found.agreement)
+    assert "reference, cpu against cuda" in str(found)

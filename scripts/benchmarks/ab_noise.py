@@ -1,0 +1,203 @@
+"""Does the comparison of latencies see what is there, and nothing else? docs/benchmarks/ab_noise.md.
+
+    python scripts/benchmarks/ab_noise.py [-o runs/ab_noise] [--trials 60] [--slow-trials 20] [--for 30]
+
+A network is measured against a copy of itself, and against a copy with one more layer that costs 5% of its time. Each
+trial is a file in the folder: what is there is only read, so that the run goes on where it was interrupted. Exit code 1
+where more was seen than is there, or less.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxprune.runtime.environment import environment
+from onnxprune.runtime.latency import compare_latency
+from onnxprune.runtime.session import SessionSettings, open_session
+from onnxprune.runtime.stopwatch import runner, warm_up
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "benchmarks" / "ab_noise.md"
+SIZE, CHANNELS, TARGET_MS, SLOWDOWN = 28, 32, 1.0, 0.05
+FALSE_AT_MOST, FOUND_AT_LEAST, HALF_WIDTH_AT_MOST = 3, 18, 0.02
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One comparison: the ratio with its interval, its verdict, and the load while it ran."""
+
+    ratio: float
+    low: float
+    high: float
+    verdict: str
+    rounds: int
+    seconds: float
+    load: float
+
+    @property
+    def half_width(self) -> float:
+        return (self.high - self.low) / 2
+
+
+def network(layers: int, extra_channels: int = 0, seed: int = 0) -> onnx.ModelProto:
+    """3x3 convolutions over 28x28 pictures; a last one of `extra_channels` output channels if that isn't 0."""
+    generator = np.random.default_rng(seed)
+    nodes, weights, source = [], [], "image"
+    widths = [CHANNELS] * layers + ([extra_channels] if extra_channels else [])
+    for k, width in enumerate(widths):
+        before = 3 if k == 0 else CHANNELS
+        value = generator.standard_normal((width, before, 3, 3)) * (2 / (9 * before)) ** 0.5
+        weights.append(numpy_helper.from_array(value.astype(np.float32), f"w{k}"))
+        nodes.append(helper.make_node("Conv", [source, f"w{k}"], [f"c{k}"], pads=[1, 1, 1, 1]))
+        nodes.append(helper.make_node("Relu", [f"c{k}"], [f"r{k}"]))
+        source = f"r{k}"
+    nodes.append(helper.make_node("GlobalAveragePool", [source], ["features"]))
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, SIZE, SIZE])
+    features = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", widths[-1], 1, 1])
+    graph = helper.make_graph(nodes, "net", [image], [features], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def run_ms(path: Path) -> float:
+    """Fastest of several warm medians: the model's own time, whatever else runs here."""
+    settings = SessionSettings()
+    feed = {"image": np.ones((1, 3, SIZE, SIZE), np.float32)}
+    return min(warm_up(runner(open_session(path, settings), settings, feed)) for _ in range(15)) * 1e3
+
+
+def make_networks(folder: Path) -> dict[str, Path]:
+    """net.onnx of about 1 ms, copy.onnx of the same bytes, slow.onnx that takes about 5% longer."""
+    paths = {name: folder / f"{name}.onnx" for name in ("net", "copy", "slow")}
+    if all(path.exists() for path in paths.values()):
+        return paths
+    layers = 2
+    while True:
+        onnx.save(network(layers), paths["net"])
+        once = run_ms(paths["net"])
+        if once >= TARGET_MS:
+            break
+        layers = max(layers + 1, round(layers * TARGET_MS / once))
+    paths["copy"].write_bytes(paths["net"].read_bytes())
+    # A full layer is 1 / layers of the time: as many of its channels as make 5%.
+    layer_share = 1 / layers
+    extra = max(1, round(CHANNELS * SLOWDOWN / layer_share / 16)) * 16
+    onnx.save(network(layers, extra_channels=extra), paths["slow"])
+    return paths
+
+
+def trial(paths: dict[str, Path], other: str, seconds: float, seed: int) -> Trial:
+    """Measure net against `other` at the default settings."""
+    found = compare_latency({"net": paths["net"], other: paths[other]}, seconds=seconds, seed=seed)
+    if found.refused:
+        raise SystemExit(f"trial {seed} was refused: {found.refused}")
+    (ratio,) = found.ratios
+    return Trial(
+        ratio.ratio, ratio.low, ratio.high, ratio.verdict, found.rounds, found.seconds, found.load_after or 0.0
+    )
+
+
+def trials(folder: Path, paths: dict[str, Path], other: str, count: int, seconds: float) -> list[Trial]:
+    """All trials against `other`, those that are there already only read."""
+    found = []
+    for seed in range(count):
+        file = folder / f"{other}-{seconds:g}s-{seed:03}.json"
+        if not file.exists():
+            measured = trial(paths, other, seconds, seed)
+            beside = file.with_suffix(".part")
+            beside.write_text(json.dumps(vars(measured)))
+            beside.replace(file)
+        found.append(Trial(**json.loads(file.read_text())))
+        latest = found[-1]
+        print(f"{other} {seed + 1}/{count}: {latest.ratio:.4f} [{latest.low:.4f}, {latest.high:.4f}] {latest.verdict}")
+    return found
+
+
+def promises(same: list[Trial], slow: list[Trial]) -> list[tuple[str, str, bool]]:
+    """(what is promised, what was found, kept?)."""
+    false = sum(t.verdict in ("faster", "slower") for t in same)
+    seen = sum(t.verdict == "slower" for t in slow)
+    widths = sorted(t.half_width for t in same)
+    within = sum(width <= HALF_WIDTH_AT_MOST for width in widths)
+    return [
+        (
+            f"at most {FALSE_AT_MOST * len(same) // 60} of {len(same)} measurements of a network against itself say "
+            "faster or slower",
+            str(false),
+            false <= FALSE_AT_MOST * len(same) / 60,
+        ),
+        (
+            "half-width at most 2%",
+            f"median {statistics.median(widths):.2%}, largest {widths[-1]:.2%}, {within} of {len(widths)} within",
+            statistics.median(widths) <= HALF_WIDTH_AT_MOST,
+        ),
+        (
+            f"a slowdown of 5% is called slower in at least {FOUND_AT_LEAST * len(slow) // 20} of {len(slow)}",
+            str(seen),
+            seen >= FOUND_AT_LEAST * len(slow) / 20,
+        ),
+    ]
+
+
+def document(same: list[Trial], slow: list[Trial], alone_ms: dict[str, float], seconds: float, machine: dict) -> str:
+    """The Markdown page."""
+
+    def row(what: str, found: list[Trial]) -> str:
+        verdicts = [t.verdict for t in found]
+        counts = " | ".join(str(verdicts.count(word)) for word in ("same", "inconclusive", "faster", "slower"))
+        ratios, widths, loads = ([getattr(t, name) for t in found] for name in ("ratio", "half_width", "load"))
+        return (
+            f"| {what} | {len(found)} | {counts} | {min(ratios):.3f} to {max(ratios):.3f} | "
+            f"{statistics.median(widths):.2%} | {max(widths):.2%} | {min(loads):.1f} to {max(loads):.1f} | "
+            f"{statistics.median(t.seconds for t in found):.0f} |"
+        )
+
+    lines = [
+        "# A network against itself",
+        "",
+        f"Printed by `python scripts/benchmarks/ab_noise.py`: ONNX Runtime {machine['onnxruntime']}, "
+        f"{machine['processor']}, {machine['cores_available']} cores, one thread, {seconds:g} s a measurement, all "
+        f"else at its default. The network takes {alone_ms['net']:.2f} ms alone, the slower one "
+        f"{alone_ms['slow']:.2f} ms ({alone_ms['slow'] / alone_ms['net'] - 1:+.1%}, the fastest of several medians).",
+        "",
+        "| against | trials | same | inconclusive | faster | slower | ratio | half-width, median | largest | load | "
+        "seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+        row("itself", same),
+        row("5% slower", slow),
+        "",
+        "| promised | found | kept |",
+        "|---|---|---|",
+    ]
+    lines += [f"| {what} | {found} | {'yes' if kept else '**no**'} |" for what, found, kept in promises(same, slow)]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-o", "--out", type=Path, default=Path("runs/ab_noise"), help="folder of the trials")
+    parser.add_argument("--trials", type=int, default=60, help="of the network against itself")
+    parser.add_argument("--slow-trials", type=int, default=20, help="against a copy that is 5%% slower")
+    parser.add_argument("--for", dest="seconds", type=float, default=30.0, help="seconds of each measurement")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+
+    paths = make_networks(arguments.out)
+    same = trials(arguments.out, paths, "copy", arguments.trials, arguments.seconds)
+    slow = trials(arguments.out, paths, "slow", arguments.slow_trials, arguments.seconds)
+    alone_ms = {name: run_ms(path) for name, path in paths.items()}
+    page = document(same, slow, alone_ms, arguments.seconds, environment())
+    print(page, end="")
+    if (arguments.trials, arguments.slow_trials) == (60, 20):
+        DOCUMENT.parent.mkdir(parents=True, exist_ok=True)
+        DOCUMENT.write_text(page)
+    return 0 if all(kept for _, _, kept in promises(same, slow)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
