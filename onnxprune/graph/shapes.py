@@ -31,6 +31,9 @@ KEEPS_SHAPE = frozenset(("GroupNormalization", "MeanVarianceNormalization"))
 UNKNOWN = frozenset(("Compress", "NonMaxSuppression", "NonZero", "Unique"))
 #: Initializers above this many elements are left out when shapes are inferred: only their shape matters.
 _SMALL = 1024
+#: onnx keeps a record for each element of a one-dimensional tensor while it follows values, and may crash for want of
+#: memory rather than say so: beyond this many elements anywhere it isn't asked to follow.
+LONGEST_FOLLOWED = 2**20
 #: Marks a model in which onnx can't follow values, for want of memory.
 _TOO_LARGE = "onnxprune.values_too_large"
 
@@ -112,12 +115,17 @@ def _primes(model: ir.Model, count: int, least: int) -> list[int]:
 def infer(model: ir.Model, sizes: Mapping[str, int], *, strict: bool = True) -> Shapes:
     """Shapes with each symbolic size replaced by `sizes[name]`. Strict, it raises InferenceError on a contradiction.
 
-    onnx follows shape arithmetic through some operators only; where it stops, what `evaluate` finds helps it on.
+    Many networks need no values. Where values matter, onnx follows shape arithmetic through some operators only; where
+    it stops, what `evaluate` finds helps it on.
     """
     proto = _skeleton(model, sizes)
+    shape_of, is_derived = _inferred(model, proto, sizes, strict, with_values=False)
+    if is_derived:
+        return Shapes(shape_of, sizes)
+    can_follow = all(shape[0] <= LONGEST_FOLLOWED for shape in shape_of.values() if len(shape) == 1)
     told = 0
     while True:
-        shape_of = _inferred(model, proto, sizes, strict)
+        shape_of, _ = _inferred(model, proto, sizes, strict, with_values=can_follow)
         if all(out in shape_of for node in model.graph for out in node.outputs):
             return Shapes(shape_of, sizes)
         values = {
@@ -143,10 +151,12 @@ def _tell(graph: onnx.GraphProto, values: Mapping[str, np.ndarray]) -> None:
 
 
 def _inferred(
-    model: ir.Model, proto: onnx.ModelProto, sizes: Mapping[str, int], strict: bool
-) -> dict[ir.Value, tuple[int, ...]]:
-    inferred, follows = infer_shapes(proto, strict=strict, with_values=not model.meta.get(_TOO_LARGE))
-    if not follows:
+    model: ir.Model, proto: onnx.ModelProto, sizes: Mapping[str, int], strict: bool, *, with_values: bool
+) -> tuple[dict[ir.Value, tuple[int, ...]], bool]:
+    """Shapes, recorded ones where none can be derived; and whether all were derived."""
+    with_values = with_values and not model.meta.get(_TOO_LARGE)
+    inferred, follows = infer_shapes(proto, strict=strict, with_values=with_values)
+    if with_values and not follows:
         model.meta[_TOO_LARGE] = True  # trying it takes a second each time
     found: dict[str, tuple[int, ...]] = {}
     for info in [*inferred.graph.value_info, *inferred.graph.output]:
@@ -165,12 +175,12 @@ def _inferred(
     for value in model.graph.initializers.values():
         if value.const_value is not None:
             shape_of[value] = tuple(int(d) for d in value.const_value.shape)
-    for node in model.graph:
-        for value in node.outputs:
-            shape = found[value.name] if value.name in found else _substitute(value, sizes)
-            if shape is not None:
-                shape_of[value] = shape
-    return shape_of
+    made = [value for node in model.graph for value in node.outputs]
+    for value in made:
+        shape = found[value.name] if value.name in found else _substitute(value, sizes)
+        if shape is not None:
+            shape_of[value] = shape
+    return shape_of, all(value.name in found for value in made)
 
 
 def evaluate(
