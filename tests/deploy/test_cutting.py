@@ -49,8 +49,6 @@ def compare(model, channels, units, feeds):
 
 #: Cases that this backend refuses so far, naming the node.
 NOT_FOLLOWED = {
-    "a map for each channel",
-    "another tensor expanded to its shape",
     "another tensor tiled by its size",
     "channels beside a computed start",
     "crop and pad around the middle",
@@ -61,7 +59,6 @@ NOT_FOLLOWED = {
     "displacements from channels pin them",
     "grid sample",
     "grid sample by computed coordinates",
-    "ones of a given shape",
     "pad by computed amounts",
     "resize by computed sizes",
     "rois",

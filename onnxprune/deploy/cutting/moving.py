@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.deploy.cutting.flags import Flags, cut, lines, other_axes, reshape, take
+from onnxprune.deploy.cutting.flags import Flags, ahead, cut, lines, other_axes, reshape, take
 from onnxprune.deploy.cutting.tensors import Tensors, check_agrees, flow, mend, operand, refusal, whole_slices
 
 # ---- shapes ---------------------------------------------------------------------------------------------------------
@@ -84,8 +84,8 @@ def name_squeezed_axes(node: gs.Node, tensors: Tensors) -> None:
 
 @flow("Expand", operands=1)
 def expand(node: gs.Node, tensors: Tensors) -> list[Flags]:
-    flags = tensors.flags(node.inputs[0])
-    return [flags.reshape((1,) * (len(tensors.shapes[node.outputs[0].name]) - flags.ndim) + flags.shape)]
+    filled = tensors.flags(node.outputs[0])
+    return [ahead(tensors.flags(node.inputs[0]), filled.ndim) | filled]
 
 
 @mend("Expand")
@@ -100,13 +100,26 @@ def write_expanded(node: gs.Node, tensors: Tensors) -> None:
             target.append(1)
         else:
             target.append(None if tensors.is_symbolic(out.name, axis) else left[axis])
-    if None not in target:
-        tensors.write(node, 1, target)
-    else:
-        name = f"{node.name}.sizes1"
-        told = tensors.constant(name, np.array([size is not None for size in target]))
-        sizes = tensors.constant(name, np.array([size or 0 for size in target], np.int64))
-        tensors.replace(node, 1, tensors.compute("Where", name, told, sizes, old))
+    _write_sizes(node, 1, target, tensors)
+
+
+@mend("ConstantOfShape")
+def write_filled(node: gs.Node, tensors: Tensors) -> None:
+    """The sizes that are left; symbolic ones stay as they were computed."""
+    out = node.outputs[0]
+    sizes = [None if tensors.is_symbolic(out.name, axis) else size for axis, size in enumerate(tensors.left(out))]
+    _write_sizes(node, 0, sizes, tensors)
+
+
+def _write_sizes(node: gs.Node, index: int, sizes: Sequence[int | None], tensors: Tensors) -> None:
+    """Ask for these sizes, where one is None for the one that was asked for."""
+    if None not in sizes:
+        tensors.write(node, index, sizes)
+        return
+    name = f"{node.name}.sizes{index}"
+    told = tensors.constant(name, np.array([size is not None for size in sizes]))
+    known = tensors.constant(name, np.array([size or 0 for size in sizes], np.int64))
+    tensors.replace(node, index, tensors.compute("Where", name, told, known, node.inputs[index]))
 
 
 @flow("Transpose", operands=1)

@@ -1,6 +1,6 @@
 """Deletion: flags flow from the initializers, initializers are cut, and what mentions a size is written anew."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from onnxprune.graph import shapes
 from onnxprune.graph.model import Model
 from onnxprune.graph.units import Channels, Unit
 
+FILLING = ("Expand", "ConstantOfShape")
+
 
 def remove(model: Model, channels: Channels, units: Iterable[Unit | int]) -> Model:
     """Return `model` without `units`: the same function as `graph.remove.remove` gives, found in another way.
@@ -27,13 +29,22 @@ def remove(model: Model, channels: Channels, units: Iterable[Unit | int]) -> Mod
         raise InputError("These channels were traced from another model. Trace the model you are changing.")
     units = list(units)
     sums = {block.add.name: 1 - block.operand for block in channels.dropped(units)}
-    return delete(model, channels.keep_masks(units), sums)
+    return delete(model, channels.keep_masks(units) | _filled(channels, units), sums)
+
+
+def _filled(channels: Channels, units: Sequence[Unit | int]) -> dict[str, np.ndarray]:
+    """{name: which elements stay} of tensors that hold one number everywhere, which no initializer tells about."""
+    deleted = channels.deleted(units)
+    made = [node.outputs[0] for node in channels.model.ir.graph if node.op_type in FILLING and not node.domain]
+    masks = {value.name: channels.keep_mask(value, deleted) for value in made if value in channels.trace.shape_of}
+    return {name: mask for name, mask in masks.items() if not mask.all()}
 
 
 def delete(model: Model, keep_masks: Mapping[str, np.ndarray], sums: Mapping[str, int]) -> Model:
-    """Return `model` without the elements of initializers for which a mask is False, and what follows from them.
+    """Return `model` without the elements of tensors for which a mask is False, and what follows from them.
 
-    `sums` names nodes of which a single operand is left: {Add: operand}.
+    The tensors are initializers and what is filled with a number. `sums` names nodes of which a single operand is left:
+    {Add: operand}.
     """
     probes = [shapes.probe(model.ir, number) for number in (0, 1)]
     values = [shapes.evaluate(model.ir, found.shape_of) for found in probes]
