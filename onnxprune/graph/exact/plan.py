@@ -12,6 +12,10 @@ from onnxprune.graph.exact.readings import Reading
 from onnxprune.graph.exact.rewrite import bias_problem, weight_problem
 from onnxprune.graph.units import Channels
 
+#: What stands in for others is at least this share of the largest: runtimes approximate functions by a few 1e-8, which
+#: dividing by a value that is all but 0 would blow up.
+LEAST_SHARE = 1 / 8
+
 
 def plan(
     channels: Channels,
@@ -73,7 +77,7 @@ def _stand_in_for_equals(reading: Reading, numbers: np.ndarray) -> None:
 
 
 def _stand_in(reading: Reading, hopeful: np.ndarray, chosen: set[int]) -> None:
-    """In each group one constant place takes over the weights of the others."""
+    """In each group one constant place takes over the weights of the others, none that is small beside them."""
     named = reading.channels_of()
     if not named:
         return
@@ -88,8 +92,13 @@ def _stand_in(reading: Reading, hopeful: np.ndarray, chosen: set[int]) -> None:
         if len(places) < 2:
             continue
         names = channel[group, places].tolist()
-        order = [(not hopeful[c], c not in chosen, p) for c, p in zip(names, places.tolist(), strict=True)]
-        first = min(order)[2]
+        size = np.abs(value[group, places])
+        is_small = (size < LEAST_SHARE * size.max()).tolist()
+        order = [
+            (small, not hopeful[c], c not in chosen, p)
+            for small, c, p in zip(is_small, names, places.tolist(), strict=True)
+        ]
+        first = min(order)[-1]
         chosen.add(int(channel[group, first]))
         into[group, places] = first
         ratio[group, places] = value[group, places].astype(np.float64) / value[group, first]
