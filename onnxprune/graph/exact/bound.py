@@ -67,8 +67,8 @@ def _behind(node: ir.Node, operands: list[_Size | None], arrays: Mapping) -> _Si
         return None
     operator, x = node.op_type, given[0]
     if operator in SLOPES:
-        fill = max((s.magnitude for s in given[1:]), default=0.0) if operator in ("Clip", "Pad") else 1.0
-        return _Size(max(x.magnitude * SLOPES[operator], fill), x.change * SLOPES[operator])
+        slope = max(SLOPES[operator], abs(attribute(node, "alpha", 0.0)))
+        return _Size(max(x.magnitude * slope, _set_to(node, given)), x.change * slope)
     if operator in WITHIN_ONE:
         return _Size(1.0, min(1.0, x.change * WITHIN_ONE[operator]))
     if operator in ("Add", "Sub", "Sum"):
@@ -83,6 +83,14 @@ def _behind(node: ir.Node, operands: list[_Size | None], arrays: Mapping) -> _Si
     if operator in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
         return _summed(node, given, arrays)
     return None
+
+
+def _set_to(node: ir.Node, given: list[_Size]) -> float:
+    """The largest value that the node gives whatever its operand is: a bound, a border, 1/2 of a HardSigmoid."""
+    if node.op_type not in ("Clip", "Pad"):
+        return 1.0
+    attributes = [abs(attribute(node, name, 0.0)) for name in ("min", "max", "value")]  # files before opset 11
+    return max([*attributes, *(size.magnitude for size in given[1:])])
 
 
 def _summed(node: ir.Node, given: list[_Size], arrays: Mapping) -> _Size | None:
