@@ -45,17 +45,27 @@ def contradicts(node: ir.Node, shape_of: Mapping[ir.Value, tuple[int, ...]]) -> 
     if len(shapes) < 2 or shapes[0] is None or shapes[1] is None:
         return False
     x, w = shapes[:2]
+    bias = shapes[2] if len(shapes) > 2 else None
     if node.op_type in ("Conv", "ConvTranspose"):
         group = attribute(node, "group", 1)
         if len(x) != len(w) or len(x) < 3 or w[0] % group:
             return True
-        return x[1] != (w[1] * group if node.op_type == "Conv" else w[0])
+        if node.op_type == "Conv":
+            return x[1] != w[1] * group or bias not in (None, (w[0],))
+        return x[1] != w[0] or bias not in (None, (w[1] * group,))
     if node.op_type == "Gemm":
         if len(x) != 2 or len(w) != 2:
             return True
-        return x[0 if attribute(node, "transA", 0) else 1] != w[1 if attribute(node, "transB", 0) else 0]
+        rows, inner = x[::-1] if attribute(node, "transA", 0) else x
+        other, columns = w[::-1] if attribute(node, "transB", 0) else w
+        return inner != other or (bias is not None and not _broadcasts_to(bias, (rows, columns)))
     if node.op_type == "MatMul":
         return not x or not w or x[-1] != w[-2 if len(w) > 1 else 0]
     if node.op_type == "BatchNormalization":
         return len(x) < 2 or any(shape is not None and shape != (x[1],) for shape in shapes[1:5])
     return False
+
+
+def _broadcasts_to(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    """Whether a tensor may stand beside one of shape `target` without making it larger."""
+    return len(shape) <= len(target) and all(a in (1, b) for a, b in zip(shape[::-1], target[::-1], strict=False))

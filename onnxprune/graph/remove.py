@@ -82,6 +82,9 @@ def _reshape_value(value: ir.Value, channels: Channels, before: ir.Value, shape:
     if value.shape is None:
         return
     old = channels.trace.shape_of[before]
+    if len(value.shape) != len(old):  # the file says what can't be
+        value.shape = None
+        return
     dims: list[int | ir.SymbolicDim] = []
     for axis, dim in enumerate(value.shape):
         if shape[axis] == old[axis]:

@@ -44,7 +44,8 @@ class Trace:
         other = self.other_shape_of.get(value)
         if other is None or other[axis] != self.shape_of[value][axis]:
             return True
-        dim = None if value.shape is None else value.shape[axis]
+        dims = value.shape if value.shape is not None and len(value.shape) == len(other) else None
+        dim = None if dims is None else dims[axis]  # the file may say what can't be
         return isinstance(dim, ir.SymbolicDim) and dim.value is not None
 
     def is_same_size(self, a: ir.Value, b: ir.Value, axis: int) -> bool:

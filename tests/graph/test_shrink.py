@@ -157,6 +157,36 @@ def test_a_model_with_nothing_dead_does_not_grow(oracle):
     assert set(shrink(source)[0].ir.graph.initializers) == {"w0", "w1", "w9", "s"}
 
 
+@pytest.mark.parametrize(("activation", "opset", "tiny"), [("Sigmoid", 17, -30.0), ("Gelu", 20, -5.2)])
+def test_what_is_all_but_zero_stands_in_for_nothing(oracle, activation, opset, tiny):
+    """Runtimes round Sigmoid(-30) to some 1e-8, 100,000 times what it is: nothing may be divided by it."""
+    source = oracle.parse(PADDED.replace("Relu", activation), {"x": "N,3,8,8"}, WIDE, opset=opset)
+    for tensor in source.graph.initializer:
+        array = np.array(numpy_helper.to_array(tensor))
+        if tensor.name == "w0":
+            array[[2, 5]] = 0
+        if tensor.name == "b0":
+            array[2], array[5] = tiny, 2
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    model = load(source)
+    smaller, report = shrink(model)
+    assert report.verdicts["merged"] == 1
+    feeds = oracle.feeds_for(model, 3)
+    assert oracle.error_over_range(oracle.run(model, feeds), oracle.run(smaller, feeds)) <= 1e-5
+
+
+def test_a_recorded_shape_that_can_not_be_is_dropped(oracle):
+    source = oracle.parse("a = Conv(x, w0) b = Relu(a) y = Conv(b, w9)", {"x": "N,3,8,8"}, PLAIN, infos="float[8] a")
+    for tensor in source.graph.initializer:
+        if tensor.name == "w0":
+            array = np.array(numpy_helper.to_array(tensor))
+            array[2] = 0
+            tensor.CopyFrom(numpy_helper.from_array(array, "w0"))
+    smaller, report = shrink(source)
+    assert report.verdicts["removed"] == 1
+    assert next(v.shape for node in smaller.ir.graph for v in node.outputs if v.name == "a") is None
+
+
 def test_the_same_input_gives_the_same_bytes(oracle):
     case = CASES["chain"]
     assert to_bytes(shrink(build(oracle, case))[0]) == to_bytes(shrink(build(oracle, case))[0])

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.graph.compact import kept_along, take
+from onnxprune.graph.contradictions import fits_together
 from onnxprune.graph.exact.products import CONVOLUTIONS
 from onnxprune.graph.exact.readings import Reading
 from onnxprune.graph.exact.step import WIDENED, holds_weights
@@ -72,8 +73,9 @@ def edits(channels: Channels, reads: Sequence[Reading], deleted: np.ndarray) -> 
         folded, moved = reading.handled(deleted)
         if not folded.any() and not moved.any():
             continue
-        shift = _shift(channels, reading, folded, deleted) if folded.any() else None
-        weight = _weight(channels, reading, moved, deleted) if moved.any() else None
+        with fits_together(reading.node):
+            shift = _shift(channels, reading, folded, deleted) if folded.any() else None
+            weight = _weight(channels, reading, moved, deleted) if moved.any() else None
         if (folded.any() and shift is None) or (moved.any() and weight is None):
             refused.append(reading)
             continue
