@@ -9,7 +9,6 @@ from onnxprune.graph.shrink import shrink
 from tests.conformance.case import build, elements, kernels, tensors
 from tests.conformance.cases import CASES
 from tests.conformance.evaluation import error_over_range, interface
-from tests.conformance.missing import MISSING
 
 #: Largest error, as a fraction of the output's range.
 TOLERANCE = 1e-5
@@ -30,12 +29,6 @@ def shrunk():
     return get
 
 
-def full(name: str):
-    """The case, marked where we don't reach its full fraction yet."""
-    reason = MISSING.get(name)
-    return pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=reason)) if reason else name
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_never_wrong(name, shrunk):
     original, smaller, _ = shrunk(name)
@@ -46,7 +39,7 @@ def test_never_wrong(name, shrunk):
     assert error_over_range(original, smaller) <= TOLERANCE, CASES[name].wrong
 
 
-@pytest.mark.parametrize("name", [full(name) for name in CASES])
+@pytest.mark.parametrize("name", CASES)
 def test_full_fraction(name, shrunk):
     case = CASES[name]
     original, smaller, _ = shrunk(name)
@@ -85,7 +78,6 @@ def test_the_suite_covers_what_it_should():
     assert invariants | others <= subjects
     assert {9, 13, 17, 26} <= {case.opset for case in CASES.values()}
     assert len(CASES) >= 60
-    assert set(MISSING) <= set(CASES)
     assert all(case.argument and case.wrong for case in CASES.values())
 
 
