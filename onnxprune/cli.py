@@ -12,7 +12,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +25,8 @@ from onnxprune.errors import OnnxPruneError
 INTERRUPTED = 130
 INTERNAL_ERROR = 2
 ONE = [1]
+#: Commands that open models, which may be a stranger's, and so can be given limits.
+READ_MODELS = frozenset(("bench", "inspect_", "package", "record", "shrink", "validate"))
 
 app = typer.Typer(
     name="onnxprune",
@@ -104,6 +106,15 @@ Until = Annotated[
         show_default=False,
     ),
 ]
+Limit = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=NUMBER",
+        help="What a file may ask for: total_bytes=64G, nodes=1000000, memory_mb=16000 or seconds=60 of a process that "
+        "runs it, ...; may be repeated.",
+        show_default=False,
+    ),
+]
 MeasureSeed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn at random.")]
 
 
@@ -164,25 +175,31 @@ def verb(function: Callable[..., int | None]) -> Callable[..., None]:
     """Register a command. It returns its exit code; what it raises becomes one sentence on stderr and a code."""
 
     @functools.wraps(function)
-    def command(*args: Any, debug: bool, **kwargs: Any) -> None:
-        raise typer.Exit(_run(function, args, kwargs, debug))
+    def command(*args: Any, debug: bool, limit: list[str] | None = None, **kwargs: Any) -> None:
+        raise typer.Exit(_run(function, args, kwargs, debug, limit or ()))
 
-    flag = inspect.Parameter(
-        "debug",
-        inspect.Parameter.KEYWORD_ONLY,
-        default=False,
-        annotation=Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")],
-    )
     signature = inspect.signature(function)
-    command.__signature__ = signature.replace(parameters=[*signature.parameters.values(), flag])
-    command.__annotations__ = {**function.__annotations__, "debug": flag.annotation}
+    added = {"debug": (False, Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")])}
+    if function.__name__ in READ_MODELS:
+        added = {"limit": (None, Limit), **added}
+    flags = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (default, annotation) in added.items()
+    ]
+    command.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *flags])
+    command.__annotations__ = function.__annotations__ | {flag.name: flag.annotation for flag in flags}
     return app.command(name=function.__name__.rstrip("_"))(command)
 
 
-def _run(function: Callable[..., int | None], args: tuple, kwargs: dict[str, Any], debug: bool) -> int:
+def _run(
+    function: Callable[..., int | None], args: tuple, kwargs: dict[str, Any], debug: bool, limits: Sequence[str] = ()
+) -> int:
     logging.disable(logging.NOTSET if debug else logging.CRITICAL)  # an error is one sentence, ours
     try:
-        return function(*args, **kwargs) or 0
+        from onnxprune import pipeline
+
+        with pipeline.within(limits):
+            return function(*args, **kwargs) or 0
     except OnnxPruneError as error:
         if debug:
             raise

@@ -124,6 +124,7 @@ def bench(
 ) -> Bench:
     """Latency of two or more models side by side; the first is what the others are compared with."""
     require_onnxruntime()
+    from onnxprune.runtime.children import memory_for
     from onnxprune.runtime.latency import compare_latency
     from onnxprune.runtime.validation import explain_speed
 
@@ -151,6 +152,7 @@ def bench(
             seconds=_seconds(seconds, until),
             until=until,
             seed=seed,
+            memory_mb=memory_for(*paths),
             progress=as_one(progress, f"{provider}, batch {batch}, threads {count or 'all'}"),
         )
         for provider, batch, count in settings
@@ -170,7 +172,7 @@ def record(
     require_onnxruntime()
     import dataclasses
 
-    from onnxprune.runtime.children import run_in_child
+    from onnxprune.runtime.children import memory_for, patience_s, run_in_child
     from onnxprune.runtime.data import load_dataset
     from onnxprune.runtime.environment import environment
     from onnxprune.runtime.recording import record as record_model
@@ -184,7 +186,8 @@ def record(
         load_dataset(data),
         SessionSettings(provider=provider, threads=0),
         batch,
-        timeout_s=RECORD_TIMEOUT_S,
+        memory_mb=memory_for(model) if provider == "cpu" else None,
+        timeout_s=patience_s(RECORD_TIMEOUT_S),
     )
     found = dataclasses.replace(found, model=asdict(measure_figures(model)), environment=environment())
     found.save(out)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from onnxprune.errors import InputError, OutputError
 from onnxprune.graph import remove as graph_remove
+from onnxprune.graph.limits import limited, parse_limits
 from onnxprune.graph.model import Model
 from onnxprune.inspection import Inspection, inspect_model
 from onnxprune.measuring import (
@@ -57,6 +58,7 @@ __all__ = [
     "shrink",
     "validate",
     "verify",
+    "within",
 ]
 
 StrPath = str | os.PathLike
@@ -207,6 +209,11 @@ def recipe_text(name: str | None = None, *, template: bool = False, names: bool 
     if names:
         return "".join(f"{known}\n" for known in recipe.built_in())
     return recipe.template() if template else recipe.built_in_text(name or "")
+
+
+def within(limits: Iterable[str]) -> contextlib.AbstractContextManager[None]:
+    """Do what follows within limits of files and of the processes that run them: texts such as "nodes=1000000"."""
+    return limited(parse_limits(limits))
 
 
 def machine_notes() -> list[str]:

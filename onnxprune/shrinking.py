@@ -18,9 +18,6 @@ from onnxprune.prune.cost import Cost, count
 if TYPE_CHECKING:
     from onnxprune.runtime.equivalence import Equivalence
 
-#: A proof runs in a child process: this much memory beyond its start and, for large files, a multiple of their size.
-PROOF_MEMORY_MB = 8192
-PROOF_FILE_SIZES = 12
 PROOF_TIMEOUT_S = 1800.0
 WHAT = "shrinking"
 
@@ -169,12 +166,12 @@ def _agrees(path: Path, reference: Path, trial: Path, model: Model) -> bool:
 def _in_child(function: str, path: Path, *files: Path, **options: Any) -> Any:
     """Files run in a child process, since they may be a stranger's."""
     from onnxprune.runtime import proof
-    from onnxprune.runtime.children import RuntimeFailure, run_in_child
+    from onnxprune.runtime.children import RuntimeFailure, memory_for, patience_s, run_in_child
 
-    memory_mb = max(PROOF_MEMORY_MB, PROOF_FILE_SIZES * path.stat().st_size >> 20)
+    limits = {"memory_mb": memory_for(path), "timeout_s": patience_s(PROOF_TIMEOUT_S)}
     names = [str(file.resolve()) for file in files]
     try:
-        return run_in_child(getattr(proof, function), *names, memory_mb=memory_mb, timeout_s=PROOF_TIMEOUT_S, **options)
+        return run_in_child(getattr(proof, function), *names, **limits, **options)
     except RuntimeFailure as error:
         raise RuntimeFailure(
             f"The proof for '{path}' {error}. Nothing was written; --no-verify does without the proof."

@@ -1,6 +1,7 @@
 """The command line: one sentence on stderr and the right code for whatever is wrong; nothing half written."""
 
 import errno
+import importlib
 import json
 import os
 import signal
@@ -113,6 +114,24 @@ BAD_INPUT = {
     "shrink into a folder below a file": (["shrink", "net.onnx", "-o", "file/s.onnx"], 2, "The folder 'file'"),
     "shrink into a folder": (["shrink", "net.onnx", "-o", "empty"], 2, "'empty' is a folder"),
     "shrink into a device": (["shrink", "net.onnx", "-o", "/dev/null"], 2, "'/dev/null' is a device"),
+    "shrink beyond a limit": (
+        ["shrink", "net.onnx", "-o", "s.onnx", "--limit", "nodes=4"],
+        2,
+        "has 5 nodes once its functions are put in, more than the limit of 4. Raise the limit if you trust the file: "
+        "--limit nodes=",
+    ),
+    "a limit that is none": (["inspect", "net.onnx", "--limit", "node=4"], 2, "'node=4' isn't a limit. Give one of"),
+    "a limit without a number": (["inspect", "net.onnx", "--limit", "nodes=many"], 2, "'nodes=many' isn't a limit"),
+    "shrink with too little memory for the proof": (
+        ["shrink", "net.onnx", "-o", "s.onnx", "--limit", "memory_mb=1"],
+        3,
+        "its limit was 1 MB: --limit memory_mb=",
+    ),
+    "package with too little memory to run": (
+        ["package", "net.onnx", "-o", "p", "--limit", "memory_mb=1"],
+        3,
+        "its limit was 1 MB",
+    ),
     "validate a missing file": (["validate", "none.onnx", "net.onnx"], 2, "none.onnx"),
     "validate text": (["validate", "net.onnx", not_onnx], 2, "is not an ONNX file"),
     "validate on missing data": (["validate", "net.onnx", "net.onnx", "--data", "no.npz"], 2, "'no.npz' doesn't exist"),
@@ -491,6 +510,43 @@ def test_a_summary_for_a_pull_request(run, net, tmp_path):
     assert answer.out.startswith("### net.onnx against net.onnx: ")
     assert "| parameters |" in answer.out and "|---|---:|" in answer.out
     assert "<html" in (tmp_path / "r.html").read_text()
+
+
+def test_models_run_in_child_processes_within_limits_only(run, net, tmp_path, monkeypatch):
+    """A stranger's file may crash, hang or take the machine."""
+    import onnxruntime
+
+    from onnxprune.runtime.children import RuntimeFailure
+
+    asked = []
+
+    def refuse(*_, **__):
+        raise AssertionError("a model was opened here")
+
+    def watch(function, *_, memory_mb=None, timeout_s, **__):
+        asked.append((function.__name__, memory_mb, timeout_s))
+        raise RuntimeFailure("was only to be asked for")
+
+    importlib.import_module("onnxprune.runtime.validation")
+    importlib.import_module("onnxprune.deploy.package")
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    for name in [name for name in sys.modules if name.startswith("onnxprune.")]:
+        if hasattr(sys.modules[name], "run_in_child"):
+            monkeypatch.setattr(sys.modules[name], "run_in_child", watch)
+    np.savez(tmp_path / "d.npz", image=np.ones((6, 3, 8, 8), np.float32), targets=np.zeros(6, int))
+    data = ("--data", tmp_path / "d.npz")
+    for command in (
+        ("shrink", net, "-o", tmp_path / "s.onnx"),
+        ("validate", net, net, *data, "--provider", "cpu"),
+        ("validate", net, net, "--provider", "cpu", "--tolerance", "1e-5"),
+        ("bench", net, net),
+        ("record", net, *data, "-o", tmp_path / "r.npz"),
+        ("package", net, "-o", tmp_path / "p"),
+    ):
+        asked.clear()
+        answer = run(*command, "--limit", "memory_mb=3000", "--limit", "seconds=77")
+        assert answer.code == 3 and "Traceback" not in answer.err, answer.err
+        assert asked and {found[1:] for found in asked} == {(3000, 77)}, (command, asked)
 
 
 def test_recorded_here_compared_there(run, net, tmp_path):

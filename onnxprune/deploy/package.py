@@ -42,6 +42,7 @@ from onnxprune.deploy.verify import (
 )
 from onnxprune.errors import DataError, ModelError, OutputError
 from onnxprune.graph.model import Model, load
+from onnxprune.runtime.children import memory_for, patience_s
 from onnxprune.runtime.equivalence import runnable_feeds
 from onnxprune.runtime.feeds import Feed, fit_samples, read_inputs, static_batch, take_samples
 from onnxprune.runtime.session import RuntimeFailure, SessionSettings, open_session, run_in_child, run_session
@@ -53,7 +54,6 @@ __all__ = ["Package", "Problem", "VerifyResult", "build_package", "verify_packag
 
 SAMPLE = "sample.npz"
 SAMPLE_ROWS = 4
-CHILD_MEMORY_MB = 8192
 CHILD_TIMEOUT_S = 300.0
 
 
@@ -215,7 +215,7 @@ def _sample(pruned: Path, example: Mapping[str, np.ndarray] | np.ndarray | None)
         feed = take_samples(specs, samples, np.arange(rows) % count)
     path = str(pruned.resolve())
     try:
-        return run_in_child(_run, path, feed, memory_mb=CHILD_MEMORY_MB, timeout_s=CHILD_TIMEOUT_S)
+        return run_in_child(_run, path, feed, memory_mb=memory_for(path), timeout_s=patience_s(CHILD_TIMEOUT_S))
     except RuntimeFailure as error:
         raise RuntimeFailure(f"'{pruned}', run on its sample, {error}. A package needs a model that runs.") from error
 

@@ -19,8 +19,8 @@ def read_file(path: Path, limit_bytes: int) -> bytes:
                 raise ModelError(f"'{path}' is no plain file. Give the path of an .onnx file.")
             if found.st_size > limit_bytes:
                 raise ModelError(
-                    f"'{path}' has {found.st_size} bytes, more than the limit of {limit_bytes}. "
-                    "Keep its tensors in a file beside it."
+                    f"'{path}' has {found.st_size} bytes, more than the limit of {limit_bytes}. Keep its tensors in a "
+                    "file beside it."
                 )
             return file.read()
     except (OSError, ValueError) as error:  # ValueError: a path with a zero byte

@@ -26,7 +26,7 @@ from onnx_ir.passes.common import (
 from onnxprune.errors import ModelError, OutputError
 from onnxprune.graph.files import output_errors, read_file, write_atomically
 from onnxprune.graph.fold import fold_shape_arithmetic
-from onnxprune.graph.limits import Limits
+from onnxprune.graph.limits import Limits, current_limits
 from onnxprune.graph.names import free_name, value_names
 from onnxprune.graph.refusals import check
 from onnxprune.graph.tensors import check_external, check_finite
@@ -62,11 +62,11 @@ def load(source: Any, *, unshare: bool = True, limits: Limits | None = None) -> 
 
     `unshare=False` keeps initializers that are used several times as they are, for graphs where they are shared on
     purpose. The source is never modified. Raises ModelError, naming the place, for a missing file, a file that isn't
-    ONNX, everything that `refusals.check` refuses, and what is beyond `limits`.
+    ONNX, everything that `refusals.check` refuses, and what is beyond `limits` (default: those in force).
     """
     if isinstance(source, Model):
         return source
-    limits = limits or Limits()
+    limits = limits or current_limits()
     name, base_dir, where = "model", None, "the model"
     if isinstance(source, str | os.PathLike):
         path = Path(source)

@@ -13,7 +13,7 @@ import onnx
 from onnx import AttributeProto
 
 from onnxprune.errors import ModelError
-from onnxprune.graph.limits import Limits
+from onnxprune.graph.limits import Limits, raise_limit
 from onnxprune.graph.tensors import MOST_ELEMENTS, size_bytes, tensor_problem
 
 OLDEST_OPSET = 7
@@ -123,7 +123,8 @@ class _Check:
             if key in open_calls:
                 self._refuse(f"Function '{key[1]}'", "calls itself", "Functions can't be recursive in ONNX.")
             if len(open_calls) >= self.limits.depth:
-                self._refuse(f"Function '{key[1]}'", f"is called through more than {self.limits.depth} others")
+                problem = f"is called through more than {self.limits.depth} others"
+                self._refuse(f"Function '{key[1]}'", problem, raise_limit("depth"))
             open_calls.append(key)
             sizes[key] = sum(calls(node) for node in _all_nodes(self.functions[key].node, self.limits.depth))
             open_calls.pop()
@@ -139,7 +140,7 @@ class _Check:
         most = max(count, sum(sizes.values()))
         if most > self.limits.nodes:
             problem = f"has {most} nodes once its functions are put in, more than the limit of {self.limits.nodes}"
-            self._refuse("The graph", problem, "Raise the limit if you trust the file.")
+            self._refuse("The graph", problem, raise_limit("nodes"))
 
     def _function(self, function: onnx.FunctionProto) -> None:
         place = f"function '{function.name}' of {self.where}"
@@ -159,7 +160,8 @@ class _Check:
     ) -> set[str]:
         """Check a graph inside scopes that give the names `outer`; return those of them that it reads."""
         if depth > self.limits.depth:
-            raise ModelError(f"{place} lies {depth} subgraphs deep, more than the limit of {self.limits.depth}.")
+            problem = f"lies {depth} subgraphs deep, more than the limit of {self.limits.depth}"
+            raise ModelError(f"{place} {problem}. {raise_limit('depth')}")
         if graph.sparse_initializer:
             name = graph.sparse_initializer[0].values.name
             raise ModelError(
@@ -285,7 +287,7 @@ class _Check:
             self._refuse(
                 what,
                 f"brings the tensors to more than the limit of {self.limits.total_bytes} bytes",
-                "Raise the limit if you trust the file.",
+                raise_limit("total_bytes"),
             )
         self.tensors.append(tensor)
 

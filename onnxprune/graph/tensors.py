@@ -1,6 +1,7 @@
 """What is wrong with a tensor of a stranger's file: its shape against its bytes, where its data is, what it holds."""
 
 import math
+import os
 from collections import defaultdict
 from collections.abc import Iterable
 from itertools import pairwise
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
+from google.protobuf.message import DecodeError
 
 from onnxprune.errors import ModelError
 from onnxprune.graph.files import plain_sibling
@@ -37,6 +39,8 @@ WEIGHED_BY = frozenset(
     "Conv ConvTranspose Gemm MatMul LSTM GRU RNN BatchNormalization InstanceNormalization LayerNormalization "
     "GroupNormalization RMSNormalization DequantizeLinear".split()
 )
+#: A larger file holds its tensors itself.
+SINGLE_FILE_BYTES = 2**26
 #: Elements looked at together: what a check needs at a time, not as much again as the tensor.
 _PIECE = 2**22
 
@@ -73,6 +77,23 @@ def tensor_problem(tensor: onnx.TensorProto, limits: Limits) -> str | None:
 def size_bytes(tensor: onnx.TensorProto) -> int:
     """Bytes that the elements of a tensor without a problem take in memory."""
     return (math.prod(tensor.dims) * int(ir.DataType(tensor.data_type).bitwidth) + 7) // 8
+
+
+def stored_bytes(path: str | os.PathLike) -> int:
+    """Bytes of a model's file and of the files beside it that hold its tensors; what can't be read counts 0."""
+    path = Path(path)
+    try:
+        total = path.stat().st_size
+        if total > SINGLE_FILE_BYTES:
+            return total
+        tensors = onnx.load(path, load_external_data=False).graph.initializer
+    except (OSError, DecodeError, ValueError):
+        return 0
+    entries = [entry for tensor in tensors if tensor.external_data for entry in tensor.external_data]
+    for location in {entry.value for entry in entries if entry.key == "location"}:
+        data = plain_sibling(path.parent, location)
+        total += 0 if isinstance(data, str) else data.stat().st_size
+    return total
 
 
 def check_external(tensors: Iterable[onnx.TensorProto], base_dir: str | None, where: str) -> None:

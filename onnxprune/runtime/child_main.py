@@ -10,6 +10,7 @@ import traceback
 from pathlib import Path
 
 from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.limits import limited
 from onnxprune.runtime.children import MEGABYTE, REPLY, REQUEST
 
 # How ONNX Runtime and the C++ library say that an allocation failed.
@@ -24,7 +25,8 @@ def main(folder: Path) -> int:
     if memory_mb:
         limit_memory(memory_mb)
     try:
-        reply = ("result", request["function"](*request["args"], **request["kwargs"]), "")
+        with limited(request["limits"]):
+            reply = ("result", request["function"](*request["args"], **request["kwargs"]), "")
     except OnnxPruneError as error:
         reply = ("error", error, "".join(traceback.format_exception(error)))
         if _is_out_of_memory(error):
@@ -69,7 +71,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _out_of_memory(memory_mb: int | None) -> str:
-    return f"ran out of memory (its limit was {memory_mb} MB)" if memory_mb else "ran out of memory"
+    limit = f" (its limit was {memory_mb} MB: --limit memory_mb=... sets it)" if memory_mb else ""
+    return f"ran out of memory{limit}"
 
 
 def _one_line(error: BaseException) -> str:

@@ -16,9 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from onnxprune.errors import OnnxPruneError, RefusedError
+from onnxprune.graph.limits import current_limits
+from onnxprune.graph.tensors import stored_bytes
 
 REQUEST, REPLY = "request.pickle", "reply.pickle"
 MEGABYTE = 1 << 20
+#: A process that runs a model on the CPU may take this much beyond its start, or so many times the model's size.
+MODEL_MEMORY_MB = 8192
+MODEL_SIZES = 12
 
 
 class RuntimeFailure(RefusedError):
@@ -32,6 +37,19 @@ def memory_limit_note() -> str | None:
     return f"{sys.platform} offers no memory limit for a child process: models ran with a timeout only."
 
 
+def memory_for(*models: str | os.PathLike) -> int:
+    """What a process that runs these models on the CPU may take, in MB: the limit in force, or what their size asks."""
+    given = current_limits().memory_mb
+    if given is not None:
+        return given
+    return max(MODEL_MEMORY_MB, MODEL_SIZES * max(map(stored_bytes, models)) // MEGABYTE)
+
+
+def patience_s(usual_s: float) -> float:
+    """How long a process that runs models may live: the limit in force, or as long as is usual."""
+    return float(current_limits().seconds or usual_s)
+
+
 def run_in_child(
     function: Callable, /, *args: object, memory_mb: int | None = None, timeout_s: float, **kwargs: object
 ) -> object:
@@ -39,13 +57,14 @@ def run_in_child(
 
     `function`, its arguments and its result must be picklable and importable by name (nothing from `__main__`).
     `memory_mb` bounds what the child may take beyond its size at the start (address space; Linux only, see
-    `memory_limit_note`), `timeout_s` its life in seconds.
+    `memory_limit_note`), `timeout_s` its life in seconds. The limits in force for files hold there too.
 
     Raises: the function's own OnnxPruneError; RuntimeFailure for everything else that goes wrong.
     """
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as name:
         folder = Path(name)
         request = {"function": function, "args": args, "kwargs": kwargs, "memory_mb": memory_mb, "timeout_s": timeout_s}
+        request["limits"] = current_limits()
         (folder / REQUEST).write_bytes(pickle.dumps(request, protocol=pickle.HIGHEST_PROTOCOL))
         with (folder / "stderr.txt").open("wb") as stderr:
             process = subprocess.Popen(
@@ -58,7 +77,9 @@ def run_in_child(
             try:
                 code = process.wait(timeout_s)
             except subprocess.TimeoutExpired:
-                raise RuntimeFailure(f"was stopped after {timeout_s:g} s without a result") from None
+                raise RuntimeFailure(
+                    f"was stopped after {timeout_s:g} s without a result (--limit seconds=... gives it more)"
+                ) from None
             finally:
                 if process.poll() is None:
                     process.kill()
@@ -84,7 +105,7 @@ def _child_environment() -> dict[str, str]:
 
 def _death(code: int, memory_mb: int | None) -> str:
     """What an exit code without a reply means, as the end of a sentence that starts with what ran."""
-    limit = f" (its memory limit was {memory_mb} MB)" if memory_mb else ""
+    limit = f" (its memory limit was {memory_mb} MB: --limit memory_mb=... sets it)" if memory_mb else ""
     if code >= 0:
         return f"ended with exit code {code} and no result{limit}"
     try:

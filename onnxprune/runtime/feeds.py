@@ -12,6 +12,8 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from onnxprune.errors import DataError, ModelError
+from onnxprune.graph.files import read_file
+from onnxprune.graph.limits import current_limits
 
 Feed = dict[str, np.ndarray]
 
@@ -51,14 +53,12 @@ def read_inputs(model: str | Path | bytes) -> tuple[InputSpec, ...]:
 
     Raises: ModelError (not an ONNX file, or an input that isn't a tensor of a type NumPy has).
     """
+    if not isinstance(model, bytes) and not Path(model).exists():
+        raise ModelError(f"'{model}' doesn't exist. Give the path of an ONNX file.")
+    content = model if isinstance(model, bytes) else read_file(Path(model), current_limits().file_bytes)
     try:
-        if isinstance(model, bytes):
-            proto = onnx.load_from_string(model)
-        else:
-            proto = onnx.load(str(model), load_external_data=False)
-    except FileNotFoundError as error:
-        raise ModelError(f"'{model}' doesn't exist. Give the path of an ONNX file.") from error
-    except (DecodeError, OSError, ValueError) as error:
+        proto = onnx.load_from_string(content)
+    except (DecodeError, ValueError) as error:
         where = "The bytes given" if isinstance(model, bytes) else f"'{model}'"
         raise ModelError(f"{where} can't be read as an ONNX model ({error}). Export it again.") from error
     given = {tensor.name for tensor in proto.graph.initializer}

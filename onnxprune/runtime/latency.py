@@ -20,7 +20,7 @@ import numpy as np
 
 from onnxprune.errors import InputError, OnnxPruneError
 from onnxprune.runtime import cuda, nvml
-from onnxprune.runtime.children import RuntimeFailure, run_in_child
+from onnxprune.runtime.children import RuntimeFailure, patience_s, run_in_child
 from onnxprune.runtime.environment import load_average
 from onnxprune.runtime.equivalence import runnable_feeds
 from onnxprune.runtime.feeds import Feed, read_inputs, static_batch
@@ -175,7 +175,13 @@ def compare_latency(
     memory_mb = memory_mb if provider == "cpu" else None
     try:
         feed = run_in_child(
-            _latency_feed, paths[reference], batch, inputs, seed, memory_mb=memory_mb, timeout_s=PROBE_TIMEOUT_S
+            _latency_feed,
+            paths[reference],
+            batch,
+            inputs,
+            seed,
+            memory_mb=memory_mb,
+            timeout_s=patience_s(PROBE_TIMEOUT_S),
         )
     except OnnxPruneError as error:
         return refuse(_sentence(reference, error))
@@ -281,7 +287,12 @@ class _Bench:
             self.report(f"opening {name}")
             try:
                 self.probes[name] = run_in_child(
-                    probe, path, self.settings, self.feed, memory_mb=self.memory_mb, timeout_s=PROBE_TIMEOUT_S
+                    probe,
+                    path,
+                    self.settings,
+                    self.feed,
+                    memory_mb=self.memory_mb,
+                    timeout_s=patience_s(PROBE_TIMEOUT_S),
                 )
             except OnnxPruneError as error:
                 self.failures[name] = _sentence(name, error)

@@ -16,7 +16,7 @@ from onnxprune.errors import InputError, ModelError, OnnxPruneError
 from onnxprune.graph.model import load
 from onnxprune.prune.cost import count
 from onnxprune.runtime.accuracy import Metric, Scores, compare_scores, find_metric, score_outputs, worst_class
-from onnxprune.runtime.children import RuntimeFailure, run_in_child
+from onnxprune.runtime.children import RuntimeFailure, memory_for, patience_s, run_in_child
 from onnxprune.runtime.data import Dataset, load_dataset
 from onnxprune.runtime.diagnosis import Diagnosis, OperatorTime, diagnose, operator_times
 from onnxprune.runtime.elsewhere import compare_elsewhere
@@ -75,7 +75,7 @@ def validate(
     `until` before. measured: timings that a package's runner wrote on another device, in place of measuring here.
     conditions: noise, blur, contrast: accuracy under each as well. train_data: accuracy on what the models were trained
     on, for the generalisation gap. latency: whether to measure it at all. memory_mb: limit of every child process that
-    runs a model on the CPU.
+    runs a model on the CPU (default: as the limits in force say).
     progress(done, total, what): seconds of measuring. note(sentence): what is worth knowing before it starts.
 
     What can't be measured becomes a row with verdict `refused` and its sentence; nothing is raised for a gate (see
@@ -94,6 +94,7 @@ def validate(
     data = None if dataset is None else load_dataset(dataset)
     chosen = find_metric(metric)
     paths = (os.fspath(reference), os.fspath(candidate))
+    memory_mb = memory_for(*paths) if memory_mb is None else memory_mb
     figures = [measure_figures(path) for path in paths]
     elsewhere = compare_elsewhere(measured, [found.sha256 for found in figures]) if measured else []
     if note and max_drop and data is not None:
@@ -175,7 +176,7 @@ def findings(diagnoses: Sequence[Diagnosis]) -> list[str]:
 def explain_speed(paths: Mapping[str, str]) -> list[str]:
     """Why models {name: path} are, or aren't, faster than the first: sentences, each with the model's name."""
     first, *others = paths
-    seen = {name: _in_child(diagnose, [path], None) for name, path in paths.items()}
+    seen = {name: _in_child(diagnose, [path], memory_for(path)) for name, path in paths.items()}
     if seen[first] is None:
         return []
     found = [f"{first}: {words}" for words in seen[first].sentences()]
@@ -212,7 +213,7 @@ def gap_in_words(rows: Sequence[AccuracyRow]) -> list[str]:
 def _in_child(function: Callable, arguments: Sequence[Any], memory_mb: int | None) -> Any:
     """What `function` says, None where the model doesn't survive it: its row in the table says why already."""
     try:
-        return run_in_child(function, *arguments, memory_mb=memory_mb, timeout_s=CHILD_TIMEOUT_S)
+        return run_in_child(function, *arguments, memory_mb=memory_mb, timeout_s=patience_s(CHILD_TIMEOUT_S))
     except OnnxPruneError:
         return None
 
@@ -241,10 +242,9 @@ def _prove_in_child(
     paths: tuple[str, str], tolerance: float, data: Dataset | None, seed: int, memory_mb: int | None
 ) -> Equivalence:
     inputs = None if data is None else _some(data, paths[0])
+    limits = {"memory_mb": memory_mb, "timeout_s": patience_s(CHILD_TIMEOUT_S)}
     try:
-        return run_in_child(
-            prove, *paths, tolerance=tolerance, inputs=inputs, seed=seed, memory_mb=memory_mb, timeout_s=CHILD_TIMEOUT_S
-        )
+        return run_in_child(prove, *paths, tolerance=tolerance, inputs=inputs, seed=seed, **limits)
     except RuntimeFailure as error:
         raise RuntimeFailure(f"Comparing the outputs of '{paths[0]}' and '{paths[1]}' {error}.") from error
 
@@ -312,7 +312,7 @@ class _Judge:
             data,
             SessionSettings(provider=provider, threads=0),
             memory_mb=self.memory_mb if provider == "cpu" else None,
-            timeout_s=CHILD_TIMEOUT_S,
+            timeout_s=patience_s(CHILD_TIMEOUT_S),
         )
 
 

@@ -32,7 +32,7 @@ def test_our_own_errors_keep_their_type():
         (os.abort, (), None, r"crashed \(SIGABRT\)"),
         (os._exit, (3,), None, "ended with exit code 3 and no result"),
         (exec, ("import os; os.kill(os.getpid(), 9)",), None, r"killed by the system \(SIGKILL\)"),
-        (bytearray, (1 << 31,), 256, r"ran out of memory \(its limit was 256 MB\)"),
+        (bytearray, (1 << 31,), 256, r"ran out of memory \(its limit was 256 MB: --limit memory_mb="),
     ],
     ids=["exception", "crash", "exit", "killed", "memory"],
 )

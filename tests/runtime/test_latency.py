@@ -191,7 +191,7 @@ def test_a_reference_that_never_returns(networks, net_path, tmp_path):
     path = tmp_path / "bad.onnx"
     onnx.save(networks[1](HUGE), path)
     found = compare_latency({"reference": path, "other": net_path}, seconds=0.5, memory_mb=1000)
-    assert found.refused == "'reference' ran out of memory (its limit was 1000 MB)."
+    assert found.refused == "'reference' ran out of memory (its limit was 1000 MB: --limit memory_mb=... sets it)."
     assert found.arms == found.ratios == ()
 
 
