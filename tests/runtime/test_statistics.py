@@ -140,6 +140,15 @@ def test_log_ratio_forgives_a_disturbed_round():
     assert high < 1.02
 
 
+def test_log_ratio_survives_a_machine_that_spoils_a_third_of_the_rounds():
+    """What runs beside takes nearly all runs of one arm in every third round."""
+    rounds = simulated_rounds(np.random.default_rng(5), 1.0, rounds=36, runs=12)
+    for k in range(0, 36, 3):
+        rounds[k][k // 3 % 2][:10] *= 8
+    ratio, low, high = log_ratio_interval(rounds)
+    assert 0.98 < low < ratio < high < 1.02
+
+
 def test_runs_that_were_preempted_do_not_count():
     """In each round another arm loses a third of its runs to other processes, which triples their time."""
     generator = np.random.default_rng(3)
