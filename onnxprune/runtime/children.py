@@ -86,9 +86,8 @@ def run_in_child(
                     process.wait()
         reply = folder / REPLY
         if code != 0 or not reply.exists():
-            raise _with_note(
-                RuntimeFailure(_death(code, memory_mb)), (folder / "stderr.txt").read_text(errors="replace")
-            )
+            said = (folder / "stderr.txt").read_text(errors="replace")
+            raise _with_note(RuntimeFailure(_death(code, memory_mb, said)), said)
         kind, value, note = pickle.loads(reply.read_bytes())
     if kind == "result":
         return value
@@ -103,11 +102,12 @@ def _child_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 
-def _death(code: int, memory_mb: int | None) -> str:
+def _death(code: int, memory_mb: int | None, said: str) -> str:
     """What an exit code without a reply means, as the end of a sentence that starts with what ran."""
     limit = f" (its memory limit was {memory_mb} MB: --limit memory_mb=... sets it)" if memory_mb else ""
     if code >= 0:
-        return f"ended with exit code {code} and no result{limit}"
+        last = (said.strip().splitlines() or [""])[-1].strip()
+        return f"ended with exit code {code} and no result{limit}{f', saying {last!r}' if last else ''}"
     try:
         name = signal.Signals(-code).name
     except ValueError:

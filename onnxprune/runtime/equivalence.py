@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxprune.errors import DataError, ModelError, NotEquivalentError
 from onnxprune.runtime.feeds import SIZE_PAIRS, Feed, random_feeds, read_inputs
-from onnxprune.runtime.session import SessionSettings, open_session, run_session
+from onnxprune.runtime.session import Provider, SessionSettings, open_session, run_session
 
 __all__ = ["Equivalence", "compare_outputs", "prove", "random_feeds", "require"]
 
@@ -86,19 +86,20 @@ def prove(
     seed: int = 0,
     ranges: Mapping[str, int] | None = None,
     own_rounding: bool = False,
+    provider: Provider = "cpu",
 ) -> Equivalence:
-    """Compare two models on the CPU, at optimisation levels none and all, on the feeds of `random_feeds`.
+    """Compare two models on `provider`, at optimisation levels none and all, on the feeds of `random_feeds`.
 
     inputs: real samples per input name, [n, ...]. Dynamic sizes that the samples don't fix get two values each, the
     first pair that the reference runs on; integers are below their input's number in `ranges`. Nothing is raised for a
     difference (see `require`). With `own_rounding` a reference that differs from itself between the two levels by more
     than the tolerance may differ from the candidate by 3 times as much, feed by feed.
-    Raises: ModelError, DataError as `compare_outputs`.
+    On CUDA, TF32 is off. Raises: ModelError, DataError as `compare_outputs`; ProviderRefused.
     """
     feeds = runnable_feeds(reference, batches=batches, inputs=inputs, seed=seed, ranges=ranges)
     tally = _Tally(tolerance)
     levels = ("none", "all")
-    sides = {level: SessionSettings(optimization=level) for level in levels}
+    sides = {level: SessionSettings(provider, optimization=level) for level in levels}
     expected = {level: [run(feed) for feed in feeds] for level, run in _each(reference, sides)}
     for level, run in _each(candidate, sides):
         other = expected[levels[1 - levels.index(level)]]

@@ -141,7 +141,7 @@ class Validation:
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values; numbers that JSON doesn't have are the strings Infinity, -Infinity and NaN."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {"version": SCHEMA_VERSION, "verdict": self.verdict, "exit_code": self.exit_code, **_plain(fields)}
+        return {"version": SCHEMA_VERSION, "verdict": self.verdict, "exit_code": self.exit_code, **as_plain(fields)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Validation:
@@ -308,14 +308,14 @@ def _latency_rows(comparison: LatencyComparison) -> list[tuple[str, str, str, st
     ] + failed
 
 
-def _plain(value: Any) -> Any:
+def as_plain(value: Any) -> Any:
     """Dataclasses, mappings and sequences as what JSON has."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: as_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): as_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [as_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value

@@ -31,10 +31,16 @@ def test_our_own_errors_keep_their_type():
         (math.sqrt, (-1,), None, r"failed: .* \(ValueError\)"),
         (os.abort, (), None, r"crashed \(SIGABRT\)"),
         (os._exit, (3,), None, "ended with exit code 3 and no result"),
+        (
+            exec,
+            ("import os; os.write(2, b'no disk'); os._exit(1)",),
+            None,
+            "exit code 1 and no result, saying 'no disk'",
+        ),
         (exec, ("import os; os.kill(os.getpid(), 9)",), None, r"killed by the system \(SIGKILL\)"),
         (bytearray, (1 << 31,), 256, r"ran out of memory \(its limit was 256 MB: --limit memory_mb="),
     ],
-    ids=["exception", "crash", "exit", "killed", "memory"],
+    ids=["exception", "crash", "exit", "exit with a word", "killed", "memory"],
 )
 def test_death_becomes_a_sentence(function, arguments, memory_mb, sentence):
     if memory_mb and not LINUX:
