@@ -18,6 +18,14 @@ from onnxprune.errors import RecipeError
 METRICS = ("top1", "top5", "error_rate")
 PROVIDERS = ("cpu", "cuda")
 ROUND_TO = ("cpu",)
+#: Those of `onnxprune.prune.criteria`, `.schedule` and `.ranking`, which need NumPy; a test holds them to be the same.
+CRITERIA = (
+    *("activation", "apoz", "batchnorm", "connection", "error_rate", "fisher", "fpgm", "gradient", "hessian", "lamp"),
+    *("magnitude", "magnitude_l2", "neuron", "normalized", "obd", "parameter", "random", "random_magnitude"),
+    *("sensitivity", "structure", "taylor"),
+)
+SCHEDULES = ("adaptive", "cubic", "exponential", "fixed", "linear", "one-shot", "threshold")
+RANKINGS = ("global", "layer", "isomorphic")
 #: Built-in recipes are YAML files beside this module, read like anybody's.
 BUILT_IN_FOLDER = Path(__file__).parent / "recipes"
 TEMPLATE = "template"
@@ -49,6 +57,28 @@ def _check_grain(value: Any) -> Any:
     if value in ROUND_TO or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
         return value
     raise ValueError(f"give a whole number of channels, or {_either(ROUND_TO)}")
+
+
+def _check_criterion(text: Any) -> str:
+    """A criterion's name, a sum such as 0.5*taylor + 0.5*magnitude, or the user's own function."""
+    if isinstance(text, str) and ":" in text:
+        return _check_reference(text)
+    terms = text.split("+") if isinstance(text, str) else [""]
+    for term in terms:
+        factor, _, name = term.rpartition("*")
+        if name.strip() not in CRITERIA or (factor and not _is_positive(factor)):
+            raise ValueError(
+                f"choose {_either(CRITERIA)}, a sum such as 0.5*taylor + 0.5*magnitude, or write your own as "
+                "package.module:object"
+            )
+    return text
+
+
+def _is_positive(text: str) -> bool:
+    try:
+        return float(text) > 0
+    except ValueError:
+        return False
 
 
 def _check_providers(value: Any) -> tuple[str, ...]:
@@ -114,13 +144,33 @@ class Distillation(_Section):
     temperature: Rate = 2.0
 
 
+class Adaptive(_Section):
+    """Steps that follow the metric: halved after a drop beyond a share of the baseline, larger while it holds."""
+
+    first: Annotated[float, Field(gt=0, le=1)] = 0.1
+    tolerance: Fraction = 0.05
+    growth: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.5
+    patience: Positive = 2
+    most: Positive = 100
+
+
+class Threshold(_Section):
+    """A threshold on the units' scores that rises by a factor while the metric holds, and goes back after a drop."""
+
+    first: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 1.5
+    tolerance: Fraction = 0.05
+    most: Positive = 100
+
+
 class Finetuning(Training):
-    """Training while and after pruning: the steps are spread between two fractions of the epochs."""
+    """Training while and after pruning: the steps are spread between two fractions of the epochs, or so far apart."""
 
     epochs: Positive = 20
     warmup: Fraction = 0.05
     prune_start: Fraction = 0.05
     prune_end: Fraction = 0.5
+    prune_every: Positive | None = None
     distillation: Distillation | None = Distillation()
 
 
@@ -149,13 +199,19 @@ class Recipe(_Section):
     loss: Annotated[str, _one_of("cross_entropy")] = "cross_entropy"
 
     budget: Budget
-    criterion: Annotated[str, _one_of("taylor", "magnitude", "magnitude_l2")] = "taylor"
-    schedule: Literal["cubic", "fixed", "one-shot"] = "cubic"
+    criterion: Annotated[str, BeforeValidator(_check_criterion)] = "taylor"
+    ranking: Literal[RANKINGS] = "global"
+    retention: Fraction | None = None
+    calibration: Positive = 256
+    schedule: Literal[SCHEDULES] = "cubic"
+    adaptive: Adaptive = Adaptive()
+    threshold: Threshold = Threshold()
     steps: Positive = 10
     guard: Fraction = 0.05
     tolerance: Fraction = 0.01
     noise: Fraction = 0.005
     keep: tuple[str, ...] = ()
+    min_width: Positive = 1
     round_to: Annotated[Any, BeforeValidator(_check_grain)] = "cpu"
 
     dense: Training | None = Training(epochs=20)
@@ -184,6 +240,12 @@ class Recipe(_Section):
     def _one_shot_takes_one_step(self) -> "Recipe":
         if self.schedule == "one-shot" and "steps" in self.model_fields_set and self.steps != 1:
             raise ValueError("steps must be 1 with the schedule one-shot")
+        return self
+
+    @model_validator(mode="after")
+    def _retention_has_its_criterion(self) -> "Recipe":
+        if self.retention is not None and self.criterion != "error_rate":
+            raise ValueError("retention goes with the criterion error_rate only")
         return self
 
     @property

@@ -19,6 +19,7 @@ from onnxprune.runtime.equivalence import require
 from onnxprune.taskdata import TaskData
 
 if TYPE_CHECKING:
+    from onnxprune.prune.schedule import Control
     from onnxprune.training.history import History
     from onnxprune.training.pruner import Pruner
 
@@ -74,7 +75,8 @@ class Workbench:
         """A module that can't be exported and a budget out of reach are better known before hours of training."""
         what = "rehearsing export and pruning"
         tell(self.progress, 0, 1, what)
-        self.pruner(copy.deepcopy(self.module), criterion="magnitude", schedule="one-shot").prune(1.0)
+        once = {"criterion": "magnitude", "schedule": "one-shot", "retention": None}
+        self.pruner(copy.deepcopy(self.module), **once).prune(1.0)
         tell(self.progress, 1, 1, what)
 
     def pruner(self, module: Any, **how: Any) -> "Pruner":
@@ -82,15 +84,34 @@ class Workbench:
         from onnxprune.training.pruner import Pruner
 
         recipe = self.recipe
+        asked = {
+            "criterion": _own(recipe.criterion),
+            "ranking": recipe.ranking,
+            "schedule": recipe.schedule,
+            "retention": recipe.retention,
+        }
         return Pruner(
             module,
             self.example,
             budget=recipe.budget.limits,
+            pruning_steps=recipe.steps,
             keep=recipe.keep,
+            min_width=recipe.min_width,
             round_to=recipe.round_to,
-            **how,
+            calibration=self.calibration,
+            loss=self.loss,
+            seed=recipe.seed,
+            **{**asked, **how},
             **self.names,
         )
+
+    def calibration(self) -> Iterable:
+        """The first training samples as they are, in batches, for criteria that look at more than gradients."""
+        from onnxprune.training.batches import in_order
+
+        inputs, targets = self.task.arrays("train")
+        asked = self.recipe.calibration
+        return in_order(inputs[:asked], targets[:asked], batch_size=self.recipe.finetune.batch)
 
     def train_dense(self) -> "History":
         """The network as it is before pruning."""
@@ -112,9 +133,18 @@ class Workbench:
         options: dict[str, Any] = {}
         if teaching:
             options = {"teacher": copy.deepcopy(self.module), "distillation": Distillation(**teaching.model_dump())}
-        pruner = self.pruner(self.module, criterion=_own(recipe.criterion), schedule=recipe.schedule)
+        pruner = self.pruner(self.module)
+        options |= {"pruner": pruner, "control": self.control()}
         seed = recipe.seed + PRUNING_SEED
-        return pruner, self.train("prune", recipe.finetune, seed, "pruning and fine-tuning", pruner=pruner, **options)
+        return pruner, self.train("prune", recipe.finetune, seed, "pruning and fine-tuning", **options)
+
+    def control(self) -> "Control | None":
+        """What judges pruning steps, where the schedule isn't planned."""
+        from onnxprune.prune import schedule
+
+        if self.recipe.schedule not in schedule.CONTROLS:
+            return None
+        return schedule.CONTROLS[self.recipe.schedule](**getattr(self.recipe, self.recipe.schedule).model_dump())
 
     def train(self, stage: str, section: Training, seed: int, what: str, **options: Any) -> "History":
         """One of the two trainings, as its section of the recipe says."""

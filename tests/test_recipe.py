@@ -33,8 +33,16 @@ WRONG = {
     "an object without its module": ({"module": "build"}, "write it as package.module:object"),
     "an object with a path": ({"module": "nets/net.py:build"}, "write it as package.module:object"),
     "an unknown metric": ({"metric": "top2"}, "choose top1, top5 or error_rate, or write it as"),
-    "an unknown criterion": ({"criterion": "l1"}, "choose taylor, magnitude or magnitude_l2, or write it as"),
-    "an unknown schedule": ({"schedule": "linear"}, "'schedule' is 'linear'"),
+    "an unknown criterion": (
+        {"criterion": "l1"},
+        "taylor, a sum such as 0.5*taylor + 0.5*magnitude, or write",
+    ),
+    "a sum with something unknown": ({"criterion": "0.5*taylor + l1"}, "'criterion' is '0.5*taylor + l1'"),
+    "a sum with nothing": ({"criterion": "0*taylor"}, "'criterion' is '0*taylor'"),
+    "an unknown schedule": ({"schedule": "quartic"}, "'schedule' is 'quartic'"),
+    "an unknown ranking": ({"ranking": "local"}, "'ranking' is 'local'"),
+    "a retention of another criterion": ({"retention": 0.1}, "retention goes with the criterion error_rate"),
+    "a factor that falls": ({"threshold": {"factor": 1}}, "'threshold.factor' is 1"),
     "an unknown provider": ({"providers": ["cpu", "tpu"]}, "give a list of cpu or cuda, or auto"),
     "no provider": ({"providers": []}, "give a list of cpu or cuda, or auto"),
     "an unknown device": ({"device": "gpu"}, "'device' is 'gpu'"),
@@ -121,6 +129,18 @@ FULL = {
     "round_to": 8,
     "gates": {"max_drop": 0.02},
 }
+
+
+def test_a_recipe_can_name_everything_that_is_there():
+    from onnxprune.prune import criteria, ranking, schedule
+
+    assert sorted(recipes.CRITERIA) == sorted(criteria.CRITERIA)
+    assert sorted(recipes.SCHEDULES) == sorted([*schedule.SCHEDULES, *schedule.OTHERS])
+    assert recipes.RANKINGS == ranking.RANKINGS
+    for name in (*recipes.CRITERIA, "0.5*taylor + 1e-3*apoz", "lamp+fpgm", "my.code:criterion"):
+        assert recipes.load({**LEAST, "criterion": name}).criterion == name
+    for name, control in schedule.CONTROLS.items():
+        assert control(**getattr(recipes.load(LEAST), name).model_dump()) == control()
 
 
 @pytest.mark.parametrize("content", [LEAST, FULL], ids=["defaults", "everything else"])

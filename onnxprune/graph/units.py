@@ -286,14 +286,15 @@ class Channels:
         total = self.weigh(saliency)
         return np.array([total[list(unit.channels)].sum() for unit in self.units])
 
-    def ranked(self, saliency: Mapping[str, np.ndarray], first: np.ndarray | None = None) -> "Channels":
+    def ranked(self, saliency: Mapping[str, np.ndarray] | np.ndarray, first: np.ndarray | None = None) -> "Channels":
         """The same channels, with bundles that follow the ranking: the k-th bundle has each row's k-th least important.
 
-        `saliency` is {initializer name: array of its shape}; channels in `first`, bool [channels], come before others.
+        `saliency` is {initializer name: array of its shape}, or an array [channels]; channels in `first`, bool
+        [channels], come before others.
         """
         if not self.has_bundles:
             return self
-        total = self.weigh(saliency)
+        total = saliency if isinstance(saliency, np.ndarray) else self.weigh(saliency)
         keys = (total,) if first is None else (total, ~first)
         return self._ordered(np.argsort(np.lexsort(keys), kind="stable"))
 

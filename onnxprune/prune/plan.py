@@ -5,6 +5,7 @@ input width and its output width at once, so the widths are chosen together by a
 each group, and for each pair of groups that meet in a layer one variable for each pair of choices.
 """
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from scipy.sparse import coo_array
 
 from onnxprune.errors import BudgetUnreachable, InputError, RecipeError
 from onnxprune.graph.units import Channels
+from onnxprune.prune import ranking as rankings
 from onnxprune.prune.cost import node_macs, sample_shapes
 
 #: Choices of width in one group; the program stays small when wide groups skip some.
@@ -78,6 +80,8 @@ class Planner:
 
     `keep` are patterns over weight names, or parts of them: units that delete anything of a matching weight stay. So do
     restated units where `restated` is False: what trains with the statistics of the whole may not deploy with others.
+    `ranking` says which units are compared: "global" chooses the widths by all saliencies at once; "layer" takes the
+    same share of every layer, "isomorphic" of every set of layers that are built alike, the least salient units first.
     """
 
     def __init__(
@@ -88,8 +92,10 @@ class Planner:
         round_to: "int | str" = "cpu",
         min_width: int = 1,
         restated: bool = True,
+        ranking: str = "global",
     ):
         self.channels = channels
+        self.ranking = rankings.check(ranking)
         self.round_to = round_to
         self.min_width = min_width
         self.keep = tuple(keep)
@@ -120,6 +126,14 @@ class Planner:
             _Group(np.array(members), _weight_name(channels.units[members[0]].where), kind)
             for (kind, _), members in found.items()
         )
+
+    @cached_property
+    def compared(self) -> list[np.ndarray]:
+        """The sets of units whose saliencies are compared: all, each layer's, or those of layers that are alike."""
+        members = [group.units for group in self.groups]
+        if self.ranking == "global":
+            return [np.concatenate(members)] if members else []
+        return members if self.ranking == "layer" else rankings.isomorphic(self.channels, members)
 
     @cached_property
     def _group_of_channel(self) -> np.ndarray:
@@ -207,21 +221,82 @@ class Planner:
             raise RecipeError("The budget is empty. Give macs, params or bytes, as a fraction or a figure.")
         return found
 
-    def plan(self, saliency: np.ndarray, budget: Mapping[str, float], deleted: Iterable[int] = ()) -> Plan:
+    def plan(
+        self,
+        saliency: np.ndarray,
+        budget: Mapping[str, float],
+        deleted: Iterable[int] = (),
+        stay: np.ndarray | None = None,
+    ) -> Plan:
         """Choose the units to delete so that every cost in `budget` (fractions) holds and the most saliency is left.
 
-        `saliency[unit]` is non-negative; units in `deleted` are gone already and go first. Raises BudgetUnreachable,
-        saying the best that can be reached.
+        `saliency[unit]` is non-negative; units in `deleted` are gone already and go first, those in `stay`, bool
+        [units], aren't chosen. Raises BudgetUnreachable, saying the best that can be reached.
         """
         gone = np.zeros(len(self.channels.units), bool)
         gone[list(deleted)] = True
-        ranked = [self._rank(group, saliency, gone) for group in self.groups]
-        widths = [self._widths(group, gone) for group in self.groups]
+        stay = np.zeros_like(gone) if stay is None else stay & ~gone
         if not np.isfinite(saliency).all():
             raise InputError("The saliency of some units isn't a number. Did the loss explode?")
+        ranked = [self._rank(group, saliency, gone, stay) for group in self.groups]
+        widths = [self._widths(group, gone, stay) for group in self.groups]
         self.check(budget, widths)
-        worth = [np.r_[0.0, np.cumsum(saliency[order][::-1])][w] for order, w in zip(ranked, widths, strict=True)]
-        chosen = self._solve(worth, widths, budget)
+        if self.ranking == "global":
+            worth = [np.r_[0.0, np.cumsum(saliency[order][::-1])][w] for order, w in zip(ranked, widths, strict=True)]
+            chosen = self._solve(worth, widths, budget)
+        else:
+            chosen = self._cut_evenly(saliency, gone, stay, widths, budget)
+        return self._made(ranked, chosen)
+
+    def _cut_evenly(
+        self, saliency: np.ndarray, gone: np.ndarray, stay: np.ndarray, widths: list[list[int]], budget
+    ) -> list[int]:
+        """Widths that leave out every unit whose rank lies below one bound: the lowest bound that meets the budget."""
+        members = [group.units for group in self.groups]
+        known = np.where(gone, -1.0, saliency)
+        ranks = rankings.within(np.where(stay, known.max(initial=0) + 1, known), self.compared)
+
+        def at(bound: float) -> list[int]:
+            return self._widths_above(ranks > bound, widths)
+
+        def fits(bound: float) -> bool:
+            cost = self.cost([w / len(units) for w, units in zip(at(bound), members, strict=True)])
+            return all(cost[name] <= limit + 1e-9 for name, limit in budget.items())
+
+        bounds = [0.0, *np.unique(ranks).tolist()]
+        return at(bounds[bisect_left(bounds, True, key=fits)])
+
+    def _widths_above(self, wanted: np.ndarray, widths: list[list[int]]) -> list[int]:
+        """The narrowest choice of each group that has room for all of its units in `wanted`, bool [units]."""
+        least = [int(wanted[group.units].sum()) for group in self.groups]
+        return [next((w for w in some if w >= n), some[-1]) for some, n in zip(widths, least, strict=True)]
+
+    def plan_below(
+        self,
+        saliency: np.ndarray,
+        theta: float,
+        budget: Mapping[str, float],
+        deleted: Iterable[int] = (),
+        stay: np.ndarray | None = None,
+    ) -> Plan:
+        """Delete the units whose saliency isn't above `theta`, no more of a layer than its widths allow.
+
+        Where that would meet the whole budget, the plan is `plan`'s for that budget: nothing beyond it is deleted.
+        """
+        gone = np.zeros(len(self.channels.units), bool)
+        gone[list(deleted)] = True
+        stay = np.zeros_like(gone) if stay is None else stay & ~gone
+        widths = [self._widths(group, gone, stay) for group in self.groups]
+        chosen = self._widths_above((saliency > theta) & ~gone | stay, widths)
+        left = [w / len(g.units) for w, g in zip(chosen, self.groups, strict=True)]
+        cost = self.cost(left)
+        if all(cost[name] <= limit for name, limit in budget.items()):
+            return self.plan(saliency, budget, deleted, stay)
+        ranked = [self._rank(group, saliency, gone, stay) for group in self.groups]
+        return self._made(ranked, chosen)
+
+    def _made(self, ranked: list[np.ndarray], chosen: Sequence[int]) -> Plan:
+        """The plan that leaves `chosen` units of each group."""
         units = [order[: len(order) - width] for order, width in zip(ranked, chosen, strict=True)]
         left = [width / len(group.units) for width, group in zip(chosen, self.groups, strict=True)]
         return Plan(
@@ -232,7 +307,8 @@ class Planner:
 
     def check(self, budget: Mapping[str, float], widths: Sequence[Sequence[int]] | None = None) -> None:
         """Raise BudgetUnreachable, saying the best that can be, for a budget below the smallest choice of widths."""
-        widths = widths or [self._widths(group, np.zeros(len(self.channels.units), bool)) for group in self.groups]
+        nothing = np.zeros(len(self.channels.units), bool)
+        widths = widths or [self._widths(group, nothing, nothing) for group in self.groups]
         smallest = self.cost([w[0] / len(g.units) for w, g in zip(widths, self.groups, strict=True)])
         for name, limit in budget.items():
             if smallest[name] > limit + 1e-9:
@@ -242,15 +318,17 @@ class Planner:
                     "or keep fewer layers whole."
                 )
 
-    def _rank(self, group: _Group, saliency: np.ndarray, gone: np.ndarray) -> np.ndarray:
+    def _rank(self, group: _Group, saliency: np.ndarray, gone: np.ndarray, stay: np.ndarray) -> np.ndarray:
         """Units from the first to go to the last."""
-        return group.units[np.lexsort((group.units, saliency[group.units], ~gone[group.units]))]
+        units = group.units
+        return units[np.lexsort((units, saliency[units], stay[units], ~gone[units]))]
 
-    def _widths(self, group: _Group, gone: np.ndarray) -> list[int]:
+    def _widths(self, group: _Group, gone: np.ndarray, stay: np.ndarray) -> list[int]:
         """Widths to choose from, not above what is alive; smallest first."""
         size = len(group.units)
         alive = max(size - int(gone[group.units].sum()), 1)
-        widths = [w for w in profile_widths(size, self.round_to) if min(self.min_width, size) <= w <= alive]
+        least = max(min(self.min_width, size), int(stay[group.units].sum()))
+        widths = [w for w in profile_widths(size, self.round_to) if least <= w <= alive]
         return widths if widths and widths[-1] == alive else [*widths, alive]
 
     def _solve(self, worth: list[np.ndarray], widths: list[list[int]], budget: Mapping[str, float]) -> list[int]:

@@ -31,6 +31,14 @@ def shuffled_batches(
     return batches
 
 
+def in_order(
+    inputs: np.ndarray, targets: np.ndarray, *, batch_size: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches of `inputs[n,...]` and `targets[n,...]` as they come, the last one smaller where they don't divide."""
+    x, y = (torch.from_numpy(np.ascontiguousarray(array)) for array in (inputs, targets))
+    return zip(x.split(batch_size), y.split(batch_size), strict=True)
+
+
 def top1(
     inputs: np.ndarray, targets: np.ndarray, *, batch_size: int = 250
 ) -> Callable[[nn.Module], tuple[float, float]]:

@@ -8,10 +8,10 @@ With a `pruner` the run has three parts, all in the same loop:
             warm up     a pruning step every few epochs,      fine-tune what is left,
                         each judged after its recovery        the learning rate decays
 
-Each step aims a little closer to the budget. Just before the next one it is judged: where the validation metric lies
-more than `guard` below the network as it came, weights, optimizer and masks go back to what they were, and the next
-attempt is half as large. The best point on the validation data at the final budget is what the module holds in the
-end. Whoever has a training loop of their own needs none of this: see `Pruner`.
+Each step aims a little closer to the budget. Just before the next one it is judged by a control of
+`onnxprune.prune.schedule`: where the validation metric lies too far below the network as it came, weights, optimizer
+and masks go back to what they were, and the next attempt is smaller. The best point on the validation data at the final
+budget is what the module holds in the end. Whoever has a training loop of their own needs none of this: see `Pruner`.
 """
 
 import copy
@@ -28,14 +28,16 @@ from torch import nn
 from torch.nn import functional
 
 from onnxprune.errors import DataError, GateError, RecipeError
+from onnxprune.prune import schedule as schedules
+from onnxprune.prune.schedule import Control, Planned, Position, Rising
 from onnxprune.training.checkpoint import load_checkpoint, save_checkpoint, seed_everything
 from onnxprune.training.distill import Distillation
 from onnxprune.training.history import EpochRecord, History, StepRecord
 
 #: A batch whose loss is this many times the first batch's (or 1, if that is more) ends the run: nothing good follows.
 EXPLOSION = 1000.0
-#: After a roll-back the step is halved; below this progress a step isn't worth its epochs and pruning ends.
-SMALLEST_STEP = 1 / 128
+#: How often a threshold is raised in search of one that takes something more.
+MOST_RAISES = 100
 
 
 class PrunerLike(Protocol):
@@ -46,6 +48,8 @@ class PrunerLike(Protocol):
     def penalty(self) -> torch.Tensor: ...
     def step(self, optimizer: torch.optim.Optimizer | None = None) -> None: ...
     def prune(self, progress: float) -> Any: ...
+    def prune_below(self, theta: float) -> float: ...
+    def threshold_at(self, share: float) -> float: ...
     def snapshot(self) -> Any: ...
     def restore(self, snapshot: Any) -> None: ...
     def state_dict(self) -> dict[str, Any]: ...
@@ -61,6 +65,7 @@ class TrainingSettings:
                     zero along a half cosine. With a pruner it stays at its peak at least until `prune_end`
     weight_decay    of matrices and kernels only; scales, shifts and biases have none
     prune_start, prune_end   fractions of the epochs between which `prune_steps` pruning steps are spread evenly
+    prune_every     the number of epochs from one step to the next, instead; `prune_steps` is then the most there are
     guard           drop of the validation metric below the untouched network that a pruning step may show
     tolerance       drop that the final network may show; it is reported, and the caller decides
     noise           the last point whose metric is within this of the best is taken: on few validation samples an early
@@ -76,6 +81,7 @@ class TrainingSettings:
     prune_start: float = 0.05
     prune_end: float = 0.5
     prune_steps: int = 10
+    prune_every: int | None = None
     guard: float = 0.05
     tolerance: float = 0.01
     noise: float = 0.005
@@ -94,6 +100,7 @@ class TrainingSettings:
         demand(0 <= self.prune_start <= 1, "prune_start", "a fraction of the epochs")
         demand(self.prune_start <= self.prune_end <= 1, "prune_end", "a fraction from prune_start to 1")
         demand(self.prune_steps >= 1, "prune_steps", "a whole number of at least 1")
+        demand(self.prune_every is None or self.prune_every >= 1, "prune_every", "a number of epochs of at least 1")
         demand(self.guard >= 0, "guard", "a drop of at least 0, such as 0.05")
         demand(self.tolerance >= 0, "tolerance", "a drop of at least 0, such as 0.01")
         demand(self.noise >= 0, "noise", "a difference of at least 0, such as 0.005")
@@ -106,7 +113,15 @@ class TrainingSettings:
         """
         first = min(max(1, round(self.prune_start * self.epochs)), self.epochs - 1)
         last = min(max(first, round(self.prune_end * self.epochs)), self.epochs - 1)
+        if self.prune_every is not None:
+            return list(range(first, last + 1, self.prune_every))[: self.prune_steps]
         return sorted({round(epoch) for epoch in np.linspace(first, last, self.prune_steps)})
+
+    def may_prune_before(self, epoch: int) -> bool:
+        """Whether a step may come before `epoch`: as planned, or at the same pace where roll-backs cost time."""
+        planned = self.pruning_epochs()
+        pace = self.prune_every or max(1, round((planned[-1] - planned[0]) / max(1, len(planned) - 1)))
+        return epoch in planned or (epoch > planned[-1] and (epoch - planned[-1]) % pace == 0)
 
     def learning_rate_at(self, epoch: int, pruning: bool) -> float:
         """The learning rate of a whole epoch: what the curve has in the epoch's middle."""
@@ -126,17 +141,20 @@ class _State:
     epoch: int = 0
     baseline: float = math.nan
     loss_limit: float = math.nan
-    progress: float = 1.0
-    step_size: float = 0.0
+    position: dict[str, Any] = field(default_factory=lambda: vars(Position(progress=1.0)).copy())
     pending: dict[str, Any] | None = None
     best: dict[str, Any] | None = None
     epochs: list[dict[str, Any]] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)
 
     @property
-    def wants_more(self) -> bool:
-        """Whether the budget is still ahead, and not given up."""
-        return self.progress < 1 and self.step_size >= SMALLEST_STEP
+    def at(self) -> Position:
+        """Where pruning stands."""
+        return Position(**self.position)
+
+    @property
+    def progress(self) -> float:
+        return self.position["progress"]
 
 
 def train(
@@ -147,6 +165,7 @@ def train(
     evaluate: Callable[[nn.Module], float | tuple[float, float]],
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = functional.cross_entropy,
     pruner: PrunerLike | None = None,
+    control: Control | None = None,
     teacher: nn.Module | None = None,
     distillation: Distillation | None = None,
     checkpoint: Path | None = None,
@@ -157,7 +176,9 @@ def train(
     """Train `module` in place, prune it on the way if there is a pruner, and leave its best point in it.
 
     `batches(epoch)` gives an epoch's (inputs, targets); `evaluate(module)` the validation metric (more is better), or
-    the metric and the validation loss. Batches are moved to the module's device, and the module ends in evaluation
+    the metric and the validation loss. `control` judges pruning steps: evenly planned ones with `settings.guard` where
+    none is given; Adaptive and Rising make steps of their own until their budget, tolerance or last step, and never
+    return a point outside their tolerance. Batches are moved to the module's device, and the module ends in evaluation
     mode. Python's, NumPy's and torch's global random generators are seeded with `seed`.
 
     After each epoch `checkpoint` is replaced as a whole, so that an interruption at any moment, Ctrl-C included, costs
@@ -170,7 +191,8 @@ def train(
     distillation = distillation or Distillation()
     optimizer = _build_optimizer(module, settings)
     pruning_epochs = settings.pruning_epochs() if pruner is not None else []
-    identity = {**asdict(settings), "seed": seed, "pruned": pruner is not None}
+    control = control or Planned(settings.guard)
+    identity = {**asdict(settings), "seed": seed, "pruned": pruner is not None, "control": repr(control)}
 
     seed_everything(seed)
     state = _State()
@@ -178,16 +200,16 @@ def train(
         state = _load(checkpoint, identity, module, optimizer, pruner)
     else:
         if pruner is not None:
-            state.progress, state.step_size = 0.0, 1 / len(pruning_epochs)
+            state.position = asdict(control.start(len(pruning_epochs)))
         state.baseline, _ = _evaluate(module, evaluate)
-        _remember_best(state, state.baseline, settings, module, pruner)
+        _remember_best(state, state.baseline, settings, control, module, pruner)
     if teacher is not None:
         teacher.to(device).eval()
 
     for epoch in range(state.epoch, settings.epochs):
         started = time.perf_counter()
-        if pruner is not None and state.wants_more and _is_slot(epoch, pruning_epochs):
-            _prune(state, module, optimizer, pruner)
+        if pruner is not None and control.wants_more(state.at) and settings.may_prune_before(epoch):
+            _prune(state, control, module, optimizer, pruner)
 
         rate = settings.learning_rate_at(epoch, pruning=pruner is not None)
         for group in optimizer.param_groups:
@@ -221,10 +243,10 @@ def train(
         state.epochs.append(asdict(record))
         state.epoch = epoch + 1
         kept = True
-        if state.pending and (_is_slot(epoch + 1, pruning_epochs) or epoch + 1 == settings.epochs):
-            kept = _judge(state, metric, settings, module, optimizer, pruner, pruning_epochs)
+        if state.pending and (settings.may_prune_before(epoch + 1) or epoch + 1 == settings.epochs):
+            kept = _judge(state, metric, control, module, optimizer, pruner, pruning_epochs)
         if kept and not state.pending:
-            _remember_best(state, metric, settings, module, pruner)
+            _remember_best(state, metric, settings, control, module, pruner)
         if checkpoint:
             _save(checkpoint, identity, state, module, optimizer, pruner)
         if on_epoch:
@@ -238,7 +260,7 @@ def train(
         baseline=state.baseline,
         best_epoch=state.best["epoch"],
         best_metric=state.best["metric"],
-        progress=state.progress,
+        progress=state.best["progress"],
         tolerance=settings.tolerance,
     )
 
@@ -278,64 +300,80 @@ def _check_loss(objective: torch.Tensor, state: _State, epoch: int, batch: int, 
     )
 
 
-def _is_slot(epoch: int, planned: list[int]) -> bool:
-    """Whether a pruning step may come before `epoch`: as planned, or at the same pace where roll-backs cost time."""
-    pace = max(1, round((planned[-1] - planned[0]) / max(1, len(planned) - 1))) if planned else 1
-    return epoch in planned or (bool(planned) and epoch > planned[-1] and (epoch - planned[-1]) % pace == 0)
-
-
-def _prune(state: _State, module: nn.Module, optimizer: torch.optim.Optimizer, pruner: PrunerLike) -> None:
+def _prune(
+    state: _State, control: Control, module: nn.Module, optimizer: torch.optim.Optimizer, pruner: PrunerLike
+) -> None:
     """Take a pruning step, and keep what it takes to undo it."""
     before = copy.deepcopy(
         {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "masks": pruner.snapshot()}
     )
-    target = state.progress + state.step_size
-    target = 1.0 if target > 1 - 1e-9 else target
-    pruner.prune(target)
-    state.pending = {"target": target, "epoch": state.epoch, "before": before}
+    theta = None
+    if isinstance(control, Rising):
+        target, theta = _raise_threshold(state.at, control, pruner)
+    else:
+        target = schedules.target(state.at)
+        pruner.prune(target)
+    state.pending = {"target": target, "theta": theta, "epoch": state.epoch, "before": before}
+
+
+def _raise_threshold(position: Position, control: Rising, pruner: PrunerLike) -> tuple[float, float]:
+    """(progress, threshold) of the next threshold that takes something: widths are rounded, so not every one does."""
+    theta, before = control.theta(position, pruner.threshold_at(control.first)), dict(pruner.cost)
+    reached = position.progress
+    for _ in range(MOST_RAISES):
+        reached = pruner.prune_below(theta)
+        if reached >= 1 or dict(pruner.cost) != before:
+            break
+        theta *= max(position.size, schedules.SMALLEST_FACTOR)
+    return reached, theta
 
 
 def _judge(
     state: _State,
     metric: float,
-    settings: TrainingSettings,
+    control: Control,
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     pruner: PrunerLike,
     planned: list[int],
 ) -> bool:
-    """Keep the pending step, or undo it and halve the next one. Returns whether it was kept."""
+    """Keep the pending step, or undo it and make the next one smaller. Returns whether it was kept."""
     step, state.pending = state.pending, None
-    floor = state.baseline - settings.guard
-    kept = metric >= floor
-    sign = "at least" if kept else "below"
+    to_come = sum(epoch >= state.epoch for epoch in planned)
+    verdict = control.judge(state.at, step["target"], metric, state.baseline, to_come)
     record = StepRecord(
         step=len(state.steps),
         epoch=step["epoch"],
         target=step["target"],
+        size=state.at.size,
         cost=dict(pruner.cost),
         metric=metric,
-        decision="kept" if kept else "rolled back",
-        reason=f"validation metric {metric:.4f} is {sign} {floor:.4f} ({state.baseline:.4f} - {settings.guard:g})",
+        decision="kept" if verdict.kept else "rolled back",
+        reason=verdict.reason,
     )
     state.steps.append(asdict(record))
-    if kept:
-        state.progress = step["target"]
-        to_come = sum(epoch >= state.epoch for epoch in planned)
-        state.step_size = (1 - state.progress) / max(1, to_come)
+    state.position = asdict(verdict.position)
+    if verdict.kept:
+        state.position["theta"] = step["theta"]
     else:
         module.load_state_dict(step["before"]["module"])
         optimizer.load_state_dict(step["before"]["optimizer"])
         pruner.restore(step["before"]["masks"])
-        state.step_size = (step["target"] - state.progress) / 2
-    return kept
+    return verdict.kept
 
 
 def _remember_best(
-    state: _State, metric: float, settings: TrainingSettings, module: nn.Module, pruner: PrunerLike | None
+    state: _State,
+    metric: float,
+    settings: TrainingSettings,
+    control: Control,
+    module: nn.Module,
+    pruner: PrunerLike | None,
 ) -> None:
     """Keep a copy of this point if it is further pruned than any before, or as good as the best within `noise`."""
     best = state.best
+    if best is not None and pruner is not None and control.strict and metric < control.floor(state.baseline):
+        return
     further = best is None or state.progress > best["progress"]
     if further or metric >= best["ceiling"] - settings.noise:
         state.best = {

@@ -25,13 +25,14 @@ class EpochRecord:
 class StepRecord:
     """One pruning step, taken before `epoch` and judged `metric` after its recovery epochs.
 
-    `target` is the progress it aimed at (1 is the whole budget), `cost` the fraction of the dense network's parameters,
-    MACs and bytes that it left.
+    `target` is the progress it aimed at (1 is the whole budget), `size` the step that was wanted: in progress, or the
+    factor of a threshold. `cost` is the fraction of the dense network's parameters, MACs and bytes that it left.
     """
 
     step: int
     epoch: int
     target: float
+    size: float
     cost: dict[str, float]
     metric: float
     decision: Literal["kept", "rolled back"]

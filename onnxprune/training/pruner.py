@@ -15,7 +15,7 @@ therefore owns a mask over each parameter, and there is no second analysis of de
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,9 +33,7 @@ from onnxprune.prune import schedule as schedules
 from onnxprune.prune.plan import Plan, Planner
 from onnxprune.runtime.equivalence import Equivalence, compare_outputs, random_feeds, require
 from onnxprune.training.export import evaluation_mode, export_module, optimized
-
-#: Saliency is a running mean over training steps; this is the share that the mean so far keeps at each step.
-MEMORY = 0.98
+from onnxprune.training.scoring import Batches, Loss, Scorer
 
 
 @dataclass(frozen=True)
@@ -56,13 +54,23 @@ class Pruner:
     module: the network; trained in place by the caller.
     example_inputs: tensors [N, ...], as the network takes them.
     budget: {"macs" | "params" | "bytes": what may be left}; up to 1 a fraction of the dense network, above a figure.
-    criterion: "taylor", "magnitude", "magnitude_l2" or a callable (weight, gradient) -> saliency, arrays of one shape.
-    schedule: "cubic", "fixed", "one-shot" or a callable (progress, budget) -> fraction that may be left.
+    criterion: a name of `onnxprune.prune.criteria`, such as "taylor"; a weighted sum of ranks, such as "0.5*taylor +
+        0.5*magnitude"; or a callable (weight, gradient) -> saliency, arrays of one shape.
+    ranking: "global" weighs all units against each other; "layer" takes the same share of every layer, "isomorphic" of
+        layers that are built alike.
+    schedule: a name of `onnxprune.prune.schedule`, such as "cubic", or a callable (progress, budget) -> fraction that
+        may be left.
     total_steps: training steps after which the budget is reached; `step()` then prunes by itself, evenly,
         `pruning_steps` times. None leaves pruning to calls of `prune`.
     keep: patterns over parameter names, or parts of names, that stay whole.
+    min_width: units that every layer keeps.
     round_to: "cpu" for widths that ONNX Runtime's CPU provider runs fast, or a number whose multiples are taken.
     penalty: weight of the L1 norm of all prunable parameters in `penalty()`.
+    calibration: gives batches (inputs, targets) whenever it is called, for criteria that look at activations, second
+        derivatives or the network with parts of it off; a tuple of inputs is passed as several arguments.
+    loss: (outputs, targets) -> scalar, which second derivatives are of.
+    retention: with the criterion "error_rate", a unit whose absence raises it by more than this isn't pruned.
+    seed: of everything that is drawn at random.
 
     Raises ExportError for a module that can't be exported, RecipeError for a budget, a name or steps that don't fit,
     BudgetUnreachable for a budget below the smallest legal network.
@@ -74,22 +82,31 @@ class Pruner:
         example_inputs: Sequence[torch.Tensor],
         *,
         budget: Mapping[str, float],
-        criterion: "str | criteria.Criterion" = "taylor",
+        criterion: "str | Callable" = "taylor",
+        ranking: str = "global",
         schedule: "str | schedules.Schedule" = "cubic",
         total_steps: int | None = None,
         pruning_steps: int = 10,
         keep: Sequence[str] = (),
+        min_width: int = 1,
         round_to: "int | str" = "cpu",
         penalty: float = 0.0,
+        calibration: Callable[[], Batches] | None = None,
+        loss: Loss = nn.functional.cross_entropy,
+        retention: float | None = None,
+        seed: int = 0,
         input_names: Sequence[str] = ("input",),
         output_names: Sequence[str] = ("output",),
     ):
         self.module = module
         self.example_inputs = tuple(example_inputs)
         self._names = {"input_names": tuple(input_names), "output_names": tuple(output_names)}
-        self._criterion = criteria.find(criterion)
-        self._needs_gradient = callable(criterion) or criterion in criteria.NEEDS_GRADIENT
-        self._schedule = schedules.find(schedule)
+        terms = criteria.find(criterion)
+        if retention is not None and [term.name for _, term in terms] != ["error_rate"]:
+            raise RecipeError("A retention threshold goes with the criterion 'error_rate' only.")
+        self._retention = retention
+        self._calibration, self._loss = calibration, loss
+        self._schedule = schedules.find(schedule, pruning_steps)
         if (total_steps is not None and total_steps < pruning_steps) or pruning_steps < 1:
             raise RecipeError(
                 f"{pruning_steps} pruning steps don't fit into {total_steps} training steps. Give at least as many."
@@ -98,7 +115,13 @@ class Pruner:
         self._steps = 0
         self._penalty = penalty
         # LayerNorm trains with the statistics of all its channels; deleting some would restate them.
-        self._planning: dict[str, Any] = {"keep": tuple(keep), "round_to": round_to, "restated": False}
+        self._planning: dict[str, Any] = {
+            "keep": tuple(keep),
+            "round_to": round_to,
+            "min_width": min_width,
+            "ranking": ranking,
+            "restated": False,
+        }
         self.channels = self._trace()
         self._parameters = self._traced_parameters()
         self._planner = Planner(self.channels, **self._planning)
@@ -106,7 +129,7 @@ class Pruner:
         self._planner.check(self._budget)
         self._deleted = np.zeros(self.channels.count, bool)
         self._masks: dict[str, torch.Tensor] = {}
-        self._saliency: dict[str, np.ndarray] = {}
+        self._scorer = Scorer(criterion, module, self._parameters, loss, seed)
 
     def __repr__(self) -> str:
         left = ", ".join(f"{value:.1%} of {name}" for name, value in self.cost.items())
@@ -126,8 +149,7 @@ class Pruner:
         With `optimizer` its momenta are masked too. With `total_steps` this is where pruning happens.
         """
         with torch.no_grad():
-            if self._needs_gradient:
-                self._gather()
+            self._scorer.gather()
             self._prune_if_due()
             self._apply_masks()
             if optimizer is not None:
@@ -144,17 +166,58 @@ class Pruner:
     def prune(self, progress: float) -> Plan:
         """One pruning step: mask as many units as the schedule wants at `progress`, 0 to 1.
 
-        Raises InputError where the criterion needs gradients and none were gathered, or gives something that isn't
-        a number.
+        Raises InputError where the criterion needs gradients and none were gathered, or batches and there is no
+        `calibration`, or gives something that isn't a number.
         """
         if not 0 <= progress <= 1:
             raise InputError(f"Progress is {progress:g}. Give a number from 0, nothing pruned, to 1, the budget.")
-        saliency = self._current_saliency()
-        self._use(self.channels.ranked(saliency, first=self._deleted))
+        scores = self.score()
         target = {name: self._schedule(progress, fraction) for name, fraction in self._budget.items()}
-        plan = self._planner.plan(self.channels.importance(saliency), target, self._deleted_units())
+        plan = self._planner.plan(scores, target, self._deleted_units(), self._staying(scores))
         self._delete(plan.units)
         return plan
+
+    def prune_below(self, theta: float) -> float:
+        """One pruning step: mask the units whose score isn't above `theta`, down to the budget and no further.
+
+        Returns the progress: the smallest part of the way to its limit that any cost of the budget has come.
+        """
+        scores = self.score()
+        plan = self._planner.plan_below(scores, theta, self._budget, self._deleted_units(), self._staying(scores))
+        self._delete(plan.units)
+        ways = [(1 - plan.cost[name], 1 - limit) for name, limit in self._budget.items()]
+        return min(1.0 if gone >= whole - 1e-9 else gone / whole for gone, whole in ways)
+
+    def threshold_at(self, share: float) -> float:
+        """The score that `share` of the units that are left don't exceed."""
+        scores, gone = self.score(), set(self._deleted_units())
+        alive = [int(u) for group in self._planner.groups for u in group.units if int(u) not in gone]
+        return float(np.quantile(scores[alive], share)) if alive else 0.0
+
+    def _staying(self, scores: np.ndarray) -> np.ndarray | None:
+        return None if self._retention is None else scores > self._retention
+
+    def score(self) -> np.ndarray:
+        """The saliency of each of `channels.units`, as the criterion has it now.
+
+        Units that consist of several channels are put together anew, the least salient members first.
+        """
+        batches = self._observe()
+        self._use(self.channels.ranked(self._scorer.channels(self.channels), first=self._deleted))
+        groups = [group.units for group in self._planner.groups]
+        return self._scorer.units(self.channels, groups, self._planner.compared, batches)
+
+    def _observe(self) -> list:
+        if not self._scorer.needs_data:
+            return []
+        if self._calibration is None:
+            raise InputError(
+                "The criterion looks at activations, second derivatives or answers, and there are no data to look at. "
+                "Give the pruner `calibration`, a function that returns batches (inputs, targets)."
+            )
+        batches = list(self._calibration())
+        self._scorer.observe(batches)
+        return batches
 
     @property
     def cost(self) -> dict[str, float]:
@@ -186,14 +249,14 @@ class Pruner:
 
     def state_dict(self) -> dict[str, Any]:
         """Masks and gathered saliency, as tensors."""
-        saliency = {name: torch.from_numpy(array.copy()) for name, array in self._saliency.items()}
-        return {"deleted": torch.from_numpy(self._deleted.copy()), "saliency": saliency, "steps": self._steps}
+        deleted = torch.from_numpy(self._deleted.copy())
+        return {"deleted": deleted, "saliency": self._scorer.state_dict(), "steps": self._steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`. Raises DataError for the state of another network."""
         if len(state["deleted"]) != self.channels.count:
             raise DataError("This pruner state belongs to another network. Give the network it was saved from.")
-        self._saliency = {name: tensor.numpy().copy() for name, tensor in state["saliency"].items()}
+        self._scorer.load_state_dict(state["saliency"])
         self._steps = int(state["steps"])
         self._set_deleted(state["deleted"].numpy().copy())
 
@@ -249,28 +312,6 @@ class Pruner:
             raise ExportError(f"{type(self.module).__name__} has no parameter that reaches the exported graph.")
         return found
 
-    def _gather(self) -> None:
-        for name, parameter in self._parameters.items():
-            if parameter.grad is None:
-                continue
-            now = self._criterion(_array(parameter), _array(parameter.grad))
-            mean = self._saliency.get(name)
-            if mean is None:
-                self._saliency[name] = np.array(now, dtype=np.float32)
-            else:
-                mean *= MEMORY
-                mean += (1 - MEMORY) * now
-
-    def _current_saliency(self) -> dict[str, np.ndarray]:
-        if not self._needs_gradient:
-            nothing = np.zeros(1, np.float32)
-            return {name: self._criterion(_array(p.detach()), nothing) for name, p in self._parameters.items()}
-        if not self._saliency:
-            raise InputError(
-                "No gradient was seen yet, and the criterion needs some. Call step() after backward() before prune()."
-            )
-        return self._saliency
-
     def _deleted_units(self) -> tuple[int, ...]:
         return tuple(u.index for u in self.channels.units if self._deleted[list(u.channels)].all())
 
@@ -309,7 +350,3 @@ class Pruner:
             for entry in optimizer.state.get(self._parameters[name], {}).values():
                 if isinstance(entry, torch.Tensor) and entry.shape == mask.shape:
                     entry.mul_(mask)
-
-
-def _array(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().cpu().float().numpy()

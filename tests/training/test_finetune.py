@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from onnxprune.errors import DataError, GateError, OutputError, RecipeError
+from onnxprune.prune.schedule import Adaptive, Rising
 from onnxprune.training.distill import Distillation
 from onnxprune.training.finetune import TrainingSettings, train
 from onnxprune.training.history import join_histories
@@ -33,6 +34,14 @@ class RowPruner:
 
     def penalty(self):
         return torch.tensor(self.extra)
+
+    def threshold_at(self, share):
+        return self.layer.weight.detach().abs().sum(1)[self.keep].quantile(share).item()
+
+    def prune_below(self, theta):
+        below = int((self.layer.weight.detach().abs().sum(1) <= theta).sum())
+        self.prune(min(1.0, below / (HIDDEN / 2)))
+        return self.asked[-1]
 
     def prune(self, progress):
         self.asked.append(progress)
@@ -338,6 +347,47 @@ def test_the_result_says_whether_it_is_within_tolerance():
     _, far = run(settings=settings, evaluate=scripted([1.0, 1.0, 0.97, 0.97]))
     assert (near.reached, near.within_tolerance) == (True, True)
     assert (far.reached, far.within_tolerance) == (True, False)
+
+
+def test_every_so_many_epochs():
+    settings = TrainingSettings(epochs=40, prune_start=0.1, prune_end=0.5, prune_every=5, prune_steps=3)
+    assert settings.pruning_epochs() == [4, 9, 14]
+    assert [epoch for epoch in range(26) if settings.may_prune_before(epoch)] == [4, 9, 14, 19, 24]
+
+
+def test_adaptive_steps_follow_the_metric_and_no_point_outside_the_tolerance_is_returned():
+    """Drop, recover, plateau, and after the last step a drop that fine-tuning doesn't make good."""
+    metrics = [1.0, 1.0, 0.9, 1.0, 0.96, 0.96, 0.96, 0.96, 0.97, 0.9, 0.9]
+    settings = TrainingSettings(epochs=10, prune_every=1, prune_start=0, prune_end=1, noise=0)
+    module, history = run(settings=settings, control=Adaptive(first=0.4), evaluate=scripted(metrics))
+    assert [(s.epoch, s.target, s.size, s.decision) for s in history.steps] == [
+        (1, 0.4, 0.4, "rolled back"),
+        (2, 0.2, 0.2, "kept"),
+        (3, 0.4, 0.2, "kept"),
+        (4, pytest.approx(0.7), pytest.approx(0.3), "kept"),
+        (5, 1.0, pytest.approx(0.3), "kept"),
+    ]
+    assert "0.9000 is below 0.9500 (1.0000 less 5.0%)" in history.steps[0].reason
+    assert (history.best_epoch, history.best_metric, history.reached) == (7, 0.97, True)
+    assert (module[0].weight == 0).all(1).sum() == 8
+
+
+def test_adaptive_steps_that_never_hold_return_the_network_as_it_was():
+    module, history = run(control=Adaptive(), evaluate=scripted([1.0] + [0.5] * 8))
+    assert (history.progress, history.best_metric, history.best_epoch) == (0.0, 1.0, -1)
+    assert not (module[0].weight == 0).all(1).any()
+
+
+def test_a_rising_threshold_prunes_to_the_budget_and_goes_back_where_it_costs_too_much():
+    settings = TrainingSettings(epochs=12, prune_every=1, prune_start=0, prune_end=1)
+    metrics = [1.0, 1.0, 1.0, 0.5, *[1.0] * 10]
+    module, history = run(settings=settings, control=Rising(), evaluate=scripted(metrics))
+    decisions = [s.decision for s in history.steps]
+    assert decisions[:2] == ["kept", "rolled back"] and decisions[-1] == "kept"
+    kept = [s.target for s in history.steps if s.decision == "kept"]
+    assert kept == sorted(kept) and kept[-1] == 1.0 == history.progress
+    assert history.steps[2].size == pytest.approx(1.5**0.5)
+    assert (module[0].weight == 0).all(1).sum() == 8
 
 
 # --- interruptions ----------------------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def test_masked_weights_stay_zero_and_the_export_is_the_module(name, tmp_path):
 def test_with_total_steps_it_prunes_by_itself():
     module = randomised(Block())
     pruner = Pruner(
-        module, (X[:2],), budget={"macs": 0.3}, schedule="fixed", round_to=1, total_steps=7, pruning_steps=3
+        module, (X[:2],), budget={"macs": 0.3}, schedule="exponential", round_to=1, total_steps=7, pruning_steps=3
     )
     optimizer = torch.optim.SGD(module.parameters(), 0.01)
     left = []
@@ -191,7 +191,7 @@ def test_grouped_convolutions_lose_what_was_planned_and_no_more():
         (X[:2],),
         budget={"macs": 0.5},
         criterion=lambda w, g: noise.random(w.shape),
-        schedule="fixed",
+        schedule="exponential",
         round_to=1,
     )
     optimizer = torch.optim.SGD(module.parameters(), 0.01)

@@ -1,0 +1,240 @@
+"""Gathers what a criterion reads, while training or in a pass over some batches, and scores units with it."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from onnxprune.errors import InputError
+from onnxprune.graph.units import Channels
+from onnxprune.prune import criteria
+from onnxprune.prune.channelwise import ChannelScores, squares_of_inputs, squares_of_outputs
+from onnxprune.training import layers, probing
+from onnxprune.training.export import evaluation_mode
+
+#: Saliency is a running mean over training steps; this is the share that the mean so far keeps at each step.
+MEMORY = 0.98
+#: What a criterion says nothing about counts as this many times the best that it speaks of.
+UNSEEN = 2.0
+
+Batches = Iterable[tuple[Any, torch.Tensor]]
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class Scorer:
+    """The scores of one network's units by a criterion, or by a weighted sum of several ones' ranks."""
+
+    def __init__(
+        self,
+        criterion: "str | Callable | criteria.Criterion",
+        module: nn.Module,
+        parameters: Mapping[str, nn.Parameter],
+        loss: Loss,
+        seed: int = 0,
+    ):
+        self.terms = criteria.find(criterion)
+        self.module, self.parameters, self.loss, self.seed = module, parameters, loss, seed
+        self.layouts = layers.layouts(module, parameters)
+        self.scales = set(layers.scales(module))
+        self._means: list[dict[str, np.ndarray]] = [{} for _ in self.terms]
+
+    @property
+    def reads_gradients(self) -> bool:
+        """Whether `gather` has to be called while training."""
+        return any(_is_gathered(term) for _, term in self.terms)
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether `observe` has to be called before units are scored."""
+        return any(criteria.IN_A_PASS & set(term.reads) for _, term in self.terms)
+
+    # ---- gathering --------------------------------------------------------------------------------------------------
+
+    def gather(self) -> None:
+        """Take this batch's gradients into the running means. Call it without gradient tracking."""
+        for means, (_, term) in zip(self._means, self.terms, strict=True):
+            if not _is_gathered(term):
+                continue
+            for name, parameter in self.parameters.items():
+                if parameter.grad is None:
+                    continue
+                now = term(weight=array(parameter), gradient=array(parameter.grad))
+                mean = means.get(name)
+                if mean is None:
+                    means[name] = np.array(now, dtype=np.float32)
+                else:
+                    mean *= MEMORY
+                    mean += (1 - MEMORY) * now
+
+    def observe(self, batches: Sequence[tuple[Any, torch.Tensor]]) -> None:
+        """Take the means over `batches` of what needs a pass of its own: second derivatives and activations."""
+        for number, (_, term) in enumerate(self.terms):
+            if "activation" in term.reads:
+                self._means[number] = self._activations(term, batches)
+            elif "curvature" in term.reads:
+                self._means[number] = self._curvatures(term, batches)
+
+    def _activations(self, term: criteria.Criterion, batches: Batches) -> dict[str, np.ndarray]:
+        sums: dict[str, np.ndarray] = {}
+        count: dict[str, int] = {}
+
+        def see(name: str, x: torch.Tensor) -> None:
+            if name in self.parameters:
+                sums[name] = sums.get(name, 0.0) + len(x) * term(activation=array(x)).astype(np.float64)
+                count[name] = count.get(name, 0) + len(x)
+
+        with evaluation_mode(self.module), torch.no_grad(), layers.reading(self.module, see):
+            for x, _ in batches:
+                layers.call(self.module, x)
+        return {name: total / count[name] for name, total in sums.items()}
+
+    def _curvatures(self, term: criteria.Criterion, batches: Batches) -> dict[str, np.ndarray]:
+        """Hutchinson's estimate of the Hessian's diagonal, E[v Hv] with v of random signs, one v a batch."""
+        signs = torch.Generator().manual_seed(self.seed)
+        trained = {name: p for name, p in self.parameters.items() if p.requires_grad}
+        sums: dict[str, np.ndarray] = {}
+        seen = 0
+        with evaluation_mode(self.module), torch.enable_grad():
+            for x, y in batches:
+                outputs = layers.call(self.module, x)
+                objective = self.loss(outputs, y.to(outputs.device))
+                first = torch.autograd.grad(objective, list(trained.values()), create_graph=True, allow_unused=True)
+                used = [(n, p, g) for (n, p), g in zip(trained.items(), first, strict=True) if g is not None]
+                v = [torch.randint(0, 2, p.shape, generator=signs).to(p) * 2 - 1 for _, p, _ in used]
+                product = sum((g * s).sum() for (_, _, g), s in zip(used, v, strict=True))
+                second = torch.autograd.grad(product, [p for _, p, _ in used], allow_unused=True)
+                seen += 1
+                for (name, p, g), s, hv in zip(used, v, second, strict=True):
+                    curvature = np.zeros(p.shape, np.float32) if hv is None else array(s * hv)
+                    now = term(weight=array(p), gradient=array(g), curvature=curvature)
+                    sums[name] = sums.get(name, 0.0) + now.astype(np.float64)
+        return {name: total / seen for name, total in sums.items()}
+
+    # ---- scores -----------------------------------------------------------------------------------------------------
+
+    def channels(self, channels: Channels) -> np.ndarray:
+        """[channels]: what decides within grids which members go together: by the first criterion that can tell."""
+        for number, (_, term) in enumerate(self.terms):
+            if term.scope != "units":
+                return self._of_channels(channels, number).total
+        return channels.weigh({name: np.abs(array(p)) for name, p in self.parameters.items()})
+
+    def units(
+        self, channels: Channels, groups: Sequence[np.ndarray], sets: Sequence[np.ndarray], batches: Sequence = ()
+    ) -> np.ndarray:
+        """[units]: the scores, at least 0. `groups` are the units of each layer, `sets` those that are compared.
+
+        Several criteria are summed by their ranks within a set. `batches` are for criteria that switch units off.
+        """
+        parts = [
+            (weight, _at_least_nothing(self._of_units(channels, groups, number, batches)))
+            for number, (weight, _) in enumerate(self.terms)
+        ]
+        if len(parts) == 1:
+            return parts[0][1]
+        combined = np.zeros(len(channels.units))
+        for members in sets:
+            combined[members] = criteria.combine([(weight, scores[members]) for weight, scores in parts])
+        return combined
+
+    def _of_channels(self, channels: Channels, number: int) -> ChannelScores:
+        scores = ChannelScores(channels)
+        term, means = self.terms[number][1], self._means[number]
+        if criteria.WHILE_TRAINING & set(term.reads) and not means:
+            raise InputError(
+                f"No gradient was seen yet, and the criterion '{term.name}' needs some. Call step() after backward() "
+                "before prune()."
+            )
+        if term.scope == "channels":
+            return self._through(channels, term)
+        if not (criteria.WHILE_TRAINING | criteria.IN_A_PASS) & set(term.reads):
+            means = {name: self._from_weight(term, name, p) for name, p in self.parameters.items()}
+        found = {name: np.maximum(value, 0) for name, value in means.items() if value is not None}
+        criteria.require_finite(found)
+        if term.scope == "weights":
+            scores.add_weights(found)
+            return scores
+        add = scores.add_outputs if term.scope == "outputs" else scores.add_inputs
+        for name, vector in found.items():
+            add(name, vector, self.layouts[name])
+        return scores
+
+    def _from_weight(self, term: criteria.Criterion, name: str, parameter: nn.Parameter) -> np.ndarray | None:
+        if "scale" in term.reads:
+            return term(scale=array(parameter)) if name in self.scales else None
+        if term.scope == "weights":
+            return term(weight=array(parameter))
+        layout = self.layouts.get(name)
+        if layout is None or layout.outputs is None:
+            return None
+        return term(weight=np.moveaxis(array(parameter), layout.outputs, 0))
+
+    def _through(self, channels: Channels, term: criteria.Criterion) -> ChannelScores:
+        """What goes into each channel and what comes out of it."""
+        into, out_of = ChannelScores(channels), ChannelScores(channels)
+        for name, layout in self.layouts.items():
+            weight = array(self.parameters[name])
+            squares = squares_of_outputs(weight, layout), squares_of_inputs(weight, layout)
+            if squares[0] is not None:
+                into.add_outputs(name, squares[0], layout)
+            if squares[1] is not None:
+                out_of.add_inputs(name, squares[1], layout)
+        into.total = term(incoming=into.total, outgoing=out_of.total)
+        into.seen &= out_of.seen
+        return into
+
+    def _of_units(self, channels: Channels, groups: Sequence, number: int, batches: Sequence) -> np.ndarray:
+        term = self.terms[number][1]
+        if term.scope != "units":
+            return self._of_channels(channels, number).of_units()
+        weights = {name: array(p) for name, p in self.parameters.items()}
+        evidence: dict[str, Any] = {
+            "magnitude": channels.importance({name: np.abs(w) for name, w in weights.items()}),
+            "squares": channels.importance({name: np.square(w) for name, w in weights.items()}),
+            "sizes": np.array([unit.size for unit in channels.units]),
+            "generator": np.random.default_rng(self.seed),
+        }
+        if "wrong" in term.reads:
+            members = np.concatenate([*groups, np.zeros(0, np.int64)]).astype(np.int64)
+            evidence["wrong"] = probing.wrong_without(self.module, self.parameters, channels, members, batches)
+        if "curve" in term.reads:
+            evidence["curve"] = probing.loss_curves(
+                self.module, self.parameters, channels, groups, evidence["magnitude"], batches, self.loss
+            )
+        return term(**evidence)
+
+    # ---- state ------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was gathered, as tensors."""
+        return {
+            str(number): {name: torch.from_numpy(np.array(value)) for name, value in means.items()}
+            for number, means in enumerate(self._means)
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._means = [
+            {name: tensor.numpy().copy() for name, tensor in state.get(str(number), {}).items()}
+            for number in range(len(self.terms))
+        ]
+
+
+def array(tensor: torch.Tensor) -> np.ndarray:
+    """A tensor's values as float32, in memory of its own device where that is the CPU."""
+    return tensor.detach().cpu().float().numpy()
+
+
+def _is_gathered(term: criteria.Criterion) -> bool:
+    reads = set(term.reads)
+    return bool(criteria.WHILE_TRAINING & reads) and not criteria.IN_A_PASS & reads
+
+
+def _at_least_nothing(scores: np.ndarray) -> np.ndarray:
+    """Scores with what wasn't seen behind everything that was."""
+    seen = np.isfinite(scores)
+    if seen.all():
+        return np.maximum(scores, 0)
+    last = UNSEEN * float(scores[seen].max(initial=0)) or 1.0
+    return np.where(seen, np.maximum(np.nan_to_num(scores, posinf=0, neginf=0), 0), last)
