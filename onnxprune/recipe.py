@@ -25,6 +25,7 @@ CRITERIA = (
     *("sensitivity", "structure", "taylor"),
 )
 SCHEDULES = ("adaptive", "cubic", "exponential", "fixed", "linear", "one-shot", "threshold")
+ADJUSTMENTS = ("none", "rescale", "norm", "bias", "batchnorm", "least_squares")
 RANKINGS = ("global", "layer", "isomorphic")
 #: Built-in recipes are YAML files beside this module, read like anybody's.
 BUILT_IN_FOLDER = Path(__file__).parent / "recipes"
@@ -202,6 +203,7 @@ class Recipe(_Section):
     criterion: Annotated[str, BeforeValidator(_check_criterion)] = "taylor"
     ranking: Literal[RANKINGS] = "global"
     retention: Fraction | None = None
+    adjust: Literal[ADJUSTMENTS] = "none"
     calibration: Positive = 256
     schedule: Literal[SCHEDULES] = "cubic"
     adaptive: Adaptive = Adaptive()

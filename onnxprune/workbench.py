@@ -95,6 +95,7 @@ class Workbench:
             self.example,
             budget=recipe.budget.limits,
             pruning_steps=recipe.steps,
+            adjust=recipe.adjust,
             keep=recipe.keep,
             min_width=recipe.min_width,
             round_to=recipe.round_to,

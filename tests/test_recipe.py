@@ -133,10 +133,12 @@ FULL = {
 
 def test_a_recipe_can_name_everything_that_is_there():
     from onnxprune.prune import criteria, ranking, schedule
+    from onnxprune.training import adjusting
 
     assert sorted(recipes.CRITERIA) == sorted(criteria.CRITERIA)
     assert sorted(recipes.SCHEDULES) == sorted([*schedule.SCHEDULES, *schedule.OTHERS])
     assert recipes.RANKINGS == ranking.RANKINGS
+    assert recipes.ADJUSTMENTS == adjusting.ADJUSTMENTS
     for name in (*recipes.CRITERIA, "0.5*taylor + 1e-3*apoz", "lamp+fpgm", "my.code:criterion"):
         assert recipes.load({**LEAST, "criterion": name}).criterion == name
     for name, control in schedule.CONTROLS.items():

@@ -32,6 +32,7 @@ from onnxprune.prune import criteria
 from onnxprune.prune import schedule as schedules
 from onnxprune.prune.plan import Plan, Planner
 from onnxprune.runtime.equivalence import Equivalence, compare_outputs, random_feeds, require
+from onnxprune.training import adjusting
 from onnxprune.training.export import evaluation_mode, export_module, optimized
 from onnxprune.training.scoring import Batches, Loss, Scorer
 
@@ -66,8 +67,11 @@ class Pruner:
     min_width: units that every layer keeps.
     round_to: "cpu" for widths that ONNX Runtime's CPU provider runs fast, or a number whose multiples are taken.
     penalty: weight of the L1 norm of all prunable parameters in `penalty()`.
+    adjust: what is done to the readers of what was cut: "none", "rescale", "norm", "bias", "batchnorm" or
+        "least_squares", see `onnxprune.training.adjusting`.
     calibration: gives batches (inputs, targets) whenever it is called, for criteria that look at activations, second
-        derivatives or the network with parts of it off; a tuple of inputs is passed as several arguments.
+        derivatives or the network with parts of it off, and for adjustments that look at what layers read; a tuple of
+        inputs is passed as several arguments.
     loss: (outputs, targets) -> scalar, which second derivatives are of.
     retention: with the criterion "error_rate", a unit whose absence raises it by more than this isn't pruned.
     seed: of everything that is drawn at random.
@@ -91,6 +95,7 @@ class Pruner:
         min_width: int = 1,
         round_to: "int | str" = "cpu",
         penalty: float = 0.0,
+        adjust: str = "none",
         calibration: Callable[[], Batches] | None = None,
         loss: Loss = nn.functional.cross_entropy,
         retention: float | None = None,
@@ -129,6 +134,7 @@ class Pruner:
         self._planner.check(self._budget)
         self._deleted = np.zeros(self.channels.count, bool)
         self._masks: dict[str, torch.Tensor] = {}
+        self._adjuster = adjusting.Adjuster(adjusting.check(adjust), module, self._parameters, seed)
         self._scorer = Scorer(criterion, module, self._parameters, loss, seed)
 
     def __repr__(self) -> str:
@@ -174,7 +180,7 @@ class Pruner:
         scores = self.score()
         target = {name: self._schedule(progress, fraction) for name, fraction in self._budget.items()}
         plan = self._planner.plan(scores, target, self._deleted_units(), self._staying(scores))
-        self._delete(plan.units)
+        self._cut(plan)
         return plan
 
     def prune_below(self, theta: float) -> float:
@@ -184,7 +190,7 @@ class Pruner:
         """
         scores = self.score()
         plan = self._planner.plan_below(scores, theta, self._budget, self._deleted_units(), self._staying(scores))
-        self._delete(plan.units)
+        self._cut(plan)
         ways = [(1 - plan.cost[name], 1 - limit) for name, limit in self._budget.items()]
         return min(1.0 if gone >= whole - 1e-9 else gone / whole for gone, whole in ways)
 
@@ -208,16 +214,29 @@ class Pruner:
         return self._scorer.units(self.channels, groups, self._planner.compared, batches)
 
     def _observe(self) -> list:
-        if not self._scorer.needs_data:
-            return []
-        if self._calibration is None:
-            raise InputError(
-                "The criterion looks at activations, second derivatives or answers, and there are no data to look at. "
-                "Give the pruner `calibration`, a function that returns batches (inputs, targets)."
-            )
-        batches = list(self._calibration())
+        batches = self._look_at("criterion") if self._scorer.needs_data else []
         self._scorer.observe(batches)
         return batches
+
+    def _cut(self, plan: Plan) -> None:
+        """Mask what a plan deletes, and mend what read it."""
+        if self._adjuster.name == "none":
+            self._delete(plan.units)
+            return
+        batches = self._look_at("adjustment") if self._adjuster.name in adjusting.NEEDS_DATA else []
+        before = {name: mask.cpu().numpy() for name, mask in self._masks.items()}
+        self._adjuster.look(batches)
+        self._delete(plan.units)
+        after = {name: mask.cpu().numpy() for name, mask in self._masks.items()}
+        self._adjuster.mend(before, after, batches)
+
+    def _look_at(self, who: str) -> list:
+        if self._calibration is None:
+            raise InputError(
+                f"The {who} looks at what the network makes of data, and there are none to look at. Give the pruner "
+                "`calibration`, a function that returns batches (inputs, targets)."
+            )
+        return list(self._calibration())
 
     @property
     def cost(self) -> dict[str, float]:

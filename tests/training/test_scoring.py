@@ -219,7 +219,7 @@ def test_chance_follows_its_seed():
 
 def test_what_is_missing_is_said():
     module = mlp()
-    with pytest.raises(InputError, match="`calibration`, a function that returns batches"):
+    with pytest.raises(InputError, match=r"criterion looks at .*`calibration`, a function that returns batches"):
         pruner_of(module, "activation", calibration=None).prune(1.0)
     with pytest.raises(InputError, match=r"criterion 'fisher' needs some.*step\(\) after backward\(\)"):
         pruner_of(module, "fisher").prune(1.0)
