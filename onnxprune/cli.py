@@ -6,6 +6,7 @@ What is heavy is imported by the verb that needs it: `onnxprune --help` is there
 
 import functools
 import inspect
+import itertools
 import json
 import logging
 import math
@@ -25,6 +26,7 @@ from onnxprune.errors import OnnxPruneError
 INTERRUPTED = 130
 INTERNAL_ERROR = 2
 ONE = [1]
+ONE_THREAD = ["1"]
 #: Commands that open models, which may be a stranger's, and so can be given limits.
 READ_MODELS = frozenset(("bench", "inspect_", "package", "record", "shrink", "validate"))
 
@@ -85,7 +87,18 @@ Providers = Annotated[
     list[ProviderName] | None, typer.Option("--provider", help="May be repeated.", show_default=False)
 ]
 Batches = Annotated[list[int], typer.Option("--batch", min=1, help="Batch size; may be repeated.")]
-Threads = Annotated[list[int], typer.Option(min=0, help="Number of threads, 0 for all cores; may be repeated.")]
+Threads = Annotated[
+    list[str],
+    typer.Option(
+        parser=lambda text: _thread_counts(text),
+        metavar="N[,N]",
+        help="Numbers of threads on the CPU: 1,all measures with one and with one for each core.",
+        show_default=False,
+    ),
+]
+CudaGraph = Annotated[
+    bool, typer.Option("--cuda-graph", help="On CUDA, capture the work once and replay it, for every model.")
+]
 Seconds = Annotated[
     float | None,
     typer.Option(
@@ -116,6 +129,16 @@ Limit = Annotated[
     ),
 ]
 MeasureSeed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn at random.")]
+
+
+def _thread_counts(text: str | list[int]) -> list[int]:
+    """[1, 0] of "1,all"; 0 stands for all cores."""
+    if isinstance(text, list):
+        return text
+    words = [word.strip() for word in str(text).split(",")]
+    if not all(word == "all" or word.isdecimal() for word in words):
+        raise typer.BadParameter(f"{text!r} isn't a number of threads such as 1, or 1,all")
+    return [0 if word == "all" else int(word) for word in words]
 
 
 def _duration(text: str | float) -> float:
@@ -366,9 +389,10 @@ def validate(
     tolerance: Tolerance = None,
     provider: Providers = None,
     batch: Batches = ONE,
-    threads: Threads = ONE,
+    threads: Threads = ONE_THREAD,
     seconds: Seconds = None,
     until: Until = None,
+    cuda_graph: CudaGraph = False,
     measured: Annotated[
         list[Path] | None,
         typer.Option(
@@ -406,7 +430,8 @@ def validate(
             tolerance=tolerance,
             providers=[p.value for p in provider or ()],
             batches=batch,
-            threads=threads,
+            threads=list(dict.fromkeys(itertools.chain(*threads))),
+            cuda_graph=cuda_graph,
             seconds=seconds,
             until=until,
             measured=measured or (),
@@ -442,9 +467,10 @@ def bench(
     ],
     provider: Providers = None,
     batch: Batches = ONE,
-    threads: Threads = ONE,
+    threads: Threads = ONE_THREAD,
     seconds: Seconds = None,
     until: Until = None,
+    cuda_graph: CudaGraph = False,
     seed: MeasureSeed = 0,
     as_json: AsJson = False,
 ) -> int:
@@ -456,7 +482,8 @@ def bench(
             models,
             providers=[p.value for p in provider or (ProviderName.cpu,)],
             batches=batch,
-            threads=threads,
+            threads=list(dict.fromkeys(itertools.chain(*threads))),
+            cuda_graph=cuda_graph,
             seconds=seconds,
             until=until,
             seed=seed,

@@ -38,6 +38,7 @@ def validate(
     threads: Sequence[int] = (1,),
     seconds: float | None = None,
     until: float | None = None,
+    cuda_graph: bool = False,
     measured: Sequence[StrPath] = (),
     conditions: Sequence[str] = (),
     train_data: str | None = None,
@@ -75,6 +76,7 @@ def validate(
         threads=tuple(threads),
         seconds=_seconds(seconds, until),
         until=until,
+        cuda_graph=cuda_graph,
         measured=tuple(measured),
         conditions=tuple(conditions),
         train_data=train_data,
@@ -119,6 +121,7 @@ def bench(
     threads: Sequence[int] = (1,),
     seconds: float | None = None,
     until: float | None = None,
+    cuda_graph: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Bench:

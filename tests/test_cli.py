@@ -488,6 +488,8 @@ def test_training_without_torch_is_refused_with_the_remedy(tiny_project, tmp_pat
         ("--for", "soon", 2, "isn't a time such as 60s or 2m"),
         ("--for", "0s", 2, "isn't a time"),
         ("--for", "90h", 2, "between 0.1s and 24h"),
+        ("--threads", "one", 2, "isn't a number of threads such as 1, or 1,all"),
+        ("--threads", "1,,2", 2, "isn't a number of threads"),
         ("--until", "precise", 2, "isn't a share such as 1%"),
         ("--until", "100%", 2, "less than 100%"),
     ],
@@ -501,6 +503,12 @@ def test_times_and_shares_that_are_none(run, net, option, value, code, words):
 def test_times_and_shares():
     times = [cli._duration(text) for text in ("60s", "2m", "1.5", "1h")]
     assert (times, cli._share("1%"), cli._share("0.02")) == ([60, 120, 1.5, 3600], 0.01, 0.02)
+
+
+def test_threads_are_a_list(run, net):
+    """One and all cores; twice the same is measured once."""
+    answer = run("bench", net, net, "--for", "0.1s", "--threads", "1,all", "--threads", "1", "--json")
+    assert [comparison["threads"] for comparison in json.loads(answer.out)["comparisons"]] == [1, 0]
 
 
 def test_a_summary_for_a_pull_request(run, net, tmp_path):

@@ -51,15 +51,29 @@ def counter(provider: str) -> Counter | None:
     """What counts energy here: the GPU's own counter for CUDA, RAPL's packages for the CPU, None where neither does."""
     if provider == "cuda":
         return None if nvml.energy_mj() is None else Counter("NVML, GPU 0", lambda: nvml.energy_mj() or 0.0)
-    files = [zone / "energy_uj" for zone in sorted(RAPL.glob("intel-rapl:[0-9]*")) if ":" not in zone.name[11:]]
     try:
-        for file in files:
-            file.read_text()
-    except OSError:
+        packages = [_Package(zone) for zone in sorted(RAPL.glob("intel-rapl:[0-9]*")) if ":" not in zone.name[11:]]
+    except (OSError, ValueError):
         return None  # root's only, on most systems
-    if not files:
+    if not packages:
         return None
-    return Counter("RAPL, all packages", lambda: sum(int(file.read_text()) for file in files) / 1e3)
+    return Counter("RAPL, all packages", lambda: sum(package.read_uj() for package in packages) / 1e3)
+
+
+class _Package:
+    """One package's counter, which starts again at 0 after some minutes to hours."""
+
+    def __init__(self, zone: Path) -> None:
+        self.file = zone / "energy_uj"
+        self.range_uj = int((zone / "max_energy_range_uj").read_text())
+        self.latest_uj, self.turns = int(self.file.read_text()), 0
+
+    def read_uj(self) -> int:
+        """Microjoules so far, over all turns."""
+        now = int(self.file.read_text())
+        self.turns += now < self.latest_uj
+        self.latest_uj = now
+        return now + self.turns * self.range_uj
 
 
 def estimate(macs: int, weight_bytes: int, dtype: str = "float32") -> EnergyEstimate:

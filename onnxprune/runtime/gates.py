@@ -13,6 +13,7 @@ from onnxprune.runtime.results import (
     GateVerdict,
     describe_setting,
     format_difference,
+    in_points,
     is_share,
 )
 from onnxprune.runtime.statistics import samples_needed
@@ -58,7 +59,7 @@ def equivalence_gate(found: Equivalence) -> Gate:
 
 def accuracy_gate(row: AccuracyRow) -> Gate:
     """Is the candidate no worse than the margin allows? Takes a row that has a margin and was measured."""
-    margin = f"{row.margin * 100:g} points" if is_share(row) else f"{row.margin:g}"
+    margin = in_points(row.margin) if is_share(row) else f"{row.margin:g}"
     reason = ""
     if row.verdict == "inconclusive":
         reason = (

@@ -262,6 +262,11 @@ def format_difference(row: AccuracyRow) -> str:
     return f"{row.difference * 100:+.2f} points [{row.low * 100:+.2f}, {row.high * 100:+.2f}]"
 
 
+def in_points(share: float) -> str:
+    """ "1 point", "0.5 points"."""
+    return f"{share * 100:g} point{'' if share == 0.01 else 's'}"
+
+
 def is_share(row: AccuracyRow) -> bool:
     """Whether scores read as percentages and differences as points."""
     return row.share or row.only_reference_right is not None

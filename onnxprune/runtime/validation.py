@@ -28,7 +28,16 @@ from onnxprune.runtime.gates import decide_gates
 from onnxprune.runtime.latency import LatencyComparison, Progress, compare_latency
 from onnxprune.runtime.lazy import CONDITIONS, disturb
 from onnxprune.runtime.recording import Recording, record
-from onnxprune.runtime.results import AccuracyRow, DataUsed, Figures, Gate, ProviderAgreement, Validation
+from onnxprune.runtime.results import (
+    AccuracyRow,
+    DataUsed,
+    Figures,
+    Gate,
+    ProviderAgreement,
+    Validation,
+    in_points,
+    is_share,
+)
 from onnxprune.runtime.session import Provider, SessionSettings, why_refused
 from onnxprune.runtime.statistics import EXPECTED_DISCORDANCE, samples_needed
 
@@ -56,6 +65,7 @@ def validate(
     threads: Sequence[int] = (1,),
     seconds: float = 20.0,
     until: float | None = None,
+    cuda_graph: bool = False,
     measured: Sequence[str | Path] = (),
     conditions: Sequence[str] = (),
     train_data: Dataset | str | Path | None = None,
@@ -72,10 +82,10 @@ def validate(
     becomes a gate; tolerance: compare the outputs of the two here, as a gate (for models meant to be the same
     function). asked: the providers whose refusal or failure counts (default: all of `providers`). batches, threads (0:
     all cores; CPU only): one latency comparison of `seconds` each, or shorter if every interval's half-width is at most
-    `until` before. measured: timings that a package's runner wrote on another device, in place of measuring here.
-    conditions: noise, blur, contrast: accuracy under each as well. train_data: accuracy on what the models were trained
-    on, for the generalisation gap. latency: whether to measure it at all. memory_mb: limit of every child process that
-    runs a model on the CPU (default: as the limits in force say).
+    `until` before. cuda_graph: on CUDA, capture the work once and replay it. measured: timings that a package's runner
+    wrote on another device, in place of measuring here. conditions: noise, blur, contrast: accuracy under each as well.
+    train_data: accuracy on what the models were trained on, for the generalisation gap. latency: whether to measure it
+    at all. memory_mb: limit of every child process that runs a model on the CPU.
     progress(done, total, what): seconds of measuring. note(sentence): what is worth knowing before it starts.
 
     What can't be measured becomes a row with verdict `refused` and its sentence; nothing is raised for a gate (see
@@ -134,6 +144,7 @@ def validate(
                 threads=cores,
                 seconds=seconds,
                 until=until,
+                cuda_graph=cuda_graph and provider == "cuda",
                 seed=seed,
                 inputs=samples,
                 memory_mb=memory_mb,
@@ -154,7 +165,7 @@ def validate(
         gates=decide_gates(equivalence, rows, comparisons, asked=counting, min_speedup=min_speedup),
         data=None if data is None else DataUsed(data.name, len(data), data.sha256),
         agreement=tuple(agreement),
-        findings=(*findings(diagnoses), *gap_in_words(rows)),
+        findings=(*findings(diagnoses), *losses_in_words(rows), *gap_in_words(rows)),
         diagnoses=tuple(diagnoses),
         operators=tuple(_in_child(_operators, [paths, samples, seed], memory_mb) or ()) if plan else (),
         energy=tuple(estimate(found.macs, found.size_bytes) for found in figures),
@@ -190,10 +201,34 @@ def sample_size_note(max_drop: float, samples: int, metric: Metric) -> str:
     if metric.aggregate is not None or not metric.share:
         return f"How many samples a margin of {max_drop:g} needs depends on how {metric.name} varies."
     return (
-        f"A margin of {max_drop * 100:g} points needs about {samples_needed(max_drop):,} samples if the models "
+        f"A margin of {in_points(max_drop)} needs about {samples_needed(max_drop):,} samples if the models "
         f"disagree on {EXPECTED_DISCORDANCE:.0%} of them (for 80% of the runs to pass where nothing was lost); "
         f"there are {samples:,}."
     )
+
+
+def losses_in_words(rows: Sequence[AccuracyRow]) -> list[str]:
+    """Samples that only one of the models gets right, and the class that lost most, of the data as they are."""
+    found = []
+    for row in rows:
+        if row.condition or row.difference is None:
+            continue
+        parts = []
+        if row.only_reference_right or row.only_candidate_right:
+            parts.append(
+                f"{row.only_reference_right:,} of {row.samples:,} samples only the reference gets right, "
+                f"{row.only_candidate_right:,} only the candidate"
+            )
+        if row.worst_class is not None:
+            worst = row.worst_class
+            style = ".2%" if is_share(row) else ".4g"
+            parts.append(
+                f"class {worst.label} lost most, from {worst.reference:{style}} to {worst.candidate:{style}} of its "
+                f"{worst.samples:,} samples"
+            )
+        if parts:
+            found.append(f"{row.metric}, {row.provider}: {'; '.join(parts)}.")
+    return found
 
 
 def gap_in_words(rows: Sequence[AccuracyRow]) -> list[str]:

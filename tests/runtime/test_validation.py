@@ -9,13 +9,13 @@ import pytest
 
 from onnxprune.errors import DataError, InputError, ModelError, NotEquivalentError
 from onnxprune.runtime import validation as module
-from onnxprune.runtime.accuracy import record_outputs
+from onnxprune.runtime.accuracy import WorstClass, record_outputs
 from onnxprune.runtime.data import Dataset
 from onnxprune.runtime.equivalence import Equivalence, require
 from onnxprune.runtime.gates import decide_gates
 from onnxprune.runtime.latency import Arm, LatencyComparison, Ratio
 from onnxprune.runtime.results import AccuracyRow, Figures, Gate, Validation
-from onnxprune.runtime.validation import validate
+from onnxprune.runtime.validation import losses_in_words, validate
 
 FIGURES = Figures(params=1000, macs=50_000, size_bytes=4096, nodes=12, sha256="00", file="dense.onnx")
 SAME = Equivalence(1e-7, 2.0, 5e-8, None, 1.0, 1.0, 1e-5, 12, True)
@@ -212,13 +212,19 @@ def test_more_than_the_plain_figures(net_path, wide_path, labelled):
         latency=False,
         note=said.append,
     )
-    assert said[0].startswith("A margin of 1 points needs about 1,785 samples") and said[0].endswith("there are 120.")
+    assert said[0].startswith("A margin of 1 point needs about 1,785 samples") and said[0].endswith("there are 120.")
     assert [row.condition for row in found.accuracy] == [
         "",
         "Gaussian noise, a tenth of the inputs' range",
         "half the contrast",
         "training data",
     ]
+    right = found.accuracy[0]
+    assert right.only_reference_right > 0
+    words = (
+        f"top1, cpu: {right.only_reference_right} of 120 samples only the reference gets right, 0 only the candidate"
+    )
+    assert words in " ".join(found.findings)
     assert found.accuracy[0].margin == 0.01 and found.accuracy[1].verdict == "measured"
     assert found.accuracy[0].nodes_per_provider["candidate"] == {"CPUExecutionProvider": 5}
     assert any(
@@ -230,6 +236,14 @@ def test_more_than_the_plain_figures(net_path, wide_path, labelled):
     assert found.energy[0].total_mj > 0 and "energy (estimate)" in str(found)
     with pytest.raises(InputError, match="without measuring latency"):
         validate(net_path, net_path, min_speedup=1.0, latency=False)
+
+
+def test_what_was_lost_is_said_of_the_data_as_they_are():
+    row = dataclasses.replace(accuracy(), worst_class=WorstClass(7, 40, 0.95, 0.9))
+    assert losses_in_words([row, dataclasses.replace(row, condition="noise"), accuracy("refused")]) == [
+        "top1, cpu: 8 of 1,000 samples only the reference gets right, 3 only the candidate; class 7 lost most, from "
+        "95.00% to 90.00% of its 40 samples."
+    ]
 
 
 def test_why_it_is_slow_is_in_the_validation(networks, net_path, tmp_path):
