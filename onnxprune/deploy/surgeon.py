@@ -123,7 +123,8 @@ def _ancestors(graph: gs.Graph) -> dict[str, set[str]]:
         names: set[str] = set()
         for tensor in node.inputs:
             if isinstance(tensor, gs.Constant):
-                names |= {tensor.name} if np.prod(tensor.shape) > 1 and np.dtype(tensor.dtype).kind == "f" else set()
+                is_parameter = np.prod(tensor.shape) > 1 and _is_plain(tensor) and np.dtype(tensor.dtype).kind == "f"
+                names |= {tensor.name} if is_parameter else set()
             else:
                 names |= found.get(tensor.name, set())
         found.update((tensor.name, names) for tensor in node.outputs)
