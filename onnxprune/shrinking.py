@@ -80,10 +80,8 @@ def shrink_into(
 
     Raises ModelError, OutputError, and NotEquivalentError, which names the first unit at fault.
     """
-    from onnxprune.deploy import surgeon
-
     started = time.perf_counter()
-    steps = 4 if verify else 3
+    steps = 3 if verify else 2
     tell(progress, 0, steps, WHAT)
     model = load(path)
 
@@ -93,8 +91,6 @@ def shrink_into(
 
     smaller, report = shrunk()
     tell(progress, 1, steps, WHAT)
-    smaller = surgeon.tidy(smaller)
-    tell(progress, 2, steps, WHAT)
     save(smaller, target)
     seconds = time.perf_counter() - started
     done = ShrunkModel(target, count(model), count(smaller), report, None, seconds)
@@ -105,11 +101,11 @@ def shrink_into(
         save(rounded, reference)
         done = replace(done, bound=bound(model, rounded))
     if verify:
-        tell(progress, 3, steps, WHAT)
+        tell(progress, 2, steps, WHAT)
         try:
             equivalence = _in_child("prove_files", path, reference, target)
             if not equivalence.passed:
-                fault = _first_fault(path, reference, target, report, lambda k: surgeon.tidy(shrunk(k)[0]))
+                fault = _first_fault(path, reference, target, report, lambda k: shrunk(k)[0])
                 raise NotEquivalentError(
                     f"Without what was removed the model differs by {equivalence.error_over_range:.2e} of the output "
                     f"range at {equivalence.worst}, more than {equivalence.tolerance:.0e}. {fault} Nothing was "
