@@ -1,5 +1,6 @@
 """Walk the graph once, rule by rule, and write down which labels every tensor carries."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from onnxprune.graph.contradictions import contradicts, fits_together
 from onnxprune.graph.labels import Ledger, facet, spans
 from onnxprune.graph.model import Model
 from onnxprune.graph.rules import RULES, SHAPE_INPUTS, Op, Tensor
+from onnxprune.graph.rules.layout import WIDEST
 from onnxprune.graph.rules.registry import ADAPTS, REASONS, RESHAPES, WEIGHT_LABELS, Facets
 
 
@@ -109,11 +111,11 @@ class _Walk:
                 special = function(self.ledger, node, shape) if index == operand and len(uses) == 1 else None
             if special is not None:
                 return special
-        rank = len(shape)
+        rank, widest = len(shape), WIDEST if "folded" in value.meta else math.inf
         return tuple(
             facet(self.ledger.fresh(size).reshape([size if a == axis else 1 for a in range(rank)]), ghost=0.0)
             for axis, size in enumerate(shape)
-            if size > 1
+            if 1 < size <= widest  # a few bytes can ask for millions of equal numbers
         )
 
     def _measure(self, node: ir.Node) -> None:

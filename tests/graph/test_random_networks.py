@@ -1,4 +1,7 @@
-"""Properties on random networks. ONNXPRUNE_EXAMPLES=2000 draws more of them."""
+"""Properties on random networks, of which a sample is drawn. Thousands:
+
+ONNXPRUNE_EXAMPLES=3000 python -m pytest --timeout 0 tests/graph/test_random_networks.py
+"""
 
 import os
 
