@@ -1,12 +1,12 @@
-"""Damaged and hostile files against load, trace and shrink; a whole run writes docs/benchmarks/fuzz_load.md.
+"""Damaged and hostile files against load, inspect and shrink; a whole run writes docs/benchmarks/fuzz_load.md.
 
     python scripts/benchmarks/fuzz_load.py [--files 20000] [--seed 0] [-o runs/fuzz_load]
     python scripts/benchmarks/fuzz_load.py --one 0 1234 > bad.onnx    # file 1234 of seed 0
 
 Every file is a valid small model with one to four things wrong: bytes flipped, cut out, repeated or truncated, or a
-part of the message replaced by something nasty. It goes through load, trace and shrink in a worker process with a
-memory limit, under a watchdog. File k of a seed is always the same one; an interrupted run goes on where it was. Exit
-code 1 where anything but a result or a refusal in one sentence came out.
+part of the message replaced by something nasty. It goes through load, inspect and shrink, all but the proof, in a
+worker process with a memory limit, under a watchdog. File k of a seed is always the same one; an interrupted run goes
+on where it was. Exit code 1 where anything but a result or a refusal in one sentence came out.
 """
 
 import argparse
@@ -35,6 +35,7 @@ TIMEOUT_S = 20.0  # of processor time
 GOOD = ("shrunk", "refused")
 BAD = ("traceback", "over-allocation", "crash", "hang")
 DATA = "weights.data"
+VERBS = {"load": "loaded", "inspect": "inspected", "shrink": "shrunk"}
 
 
 def damaged(seed: int, number: int) -> bytes:
@@ -45,19 +46,22 @@ def damaged(seed: int, number: int) -> bytes:
 def attempt(content: bytes, folder: Path) -> tuple[str, str]:
     """(outcome, detail) of one file: the refusal's first words, or where an exception came from."""
     from onnxprune.errors import OnnxPruneError
-    from onnxprune.graph.model import load
+    from onnxprune.graph.model import load, save
     from onnxprune.graph.shrink import shrink
-    from onnxprune.graph.units import trace
+    from onnxprune.inspection import inspect_model
+    from onnxprune.prune.cost import count
 
     path = folder / "net.onnx"
     path.write_bytes(content)
     stage = "load"
     try:
         model = load(path)
-        stage = "trace"
-        trace(model)
+        stage = "inspect"
+        inspect_model(path).as_dict()
         stage = "shrink"
-        shrink(model)
+        smaller, _ = shrink(model)
+        count(smaller)
+        save(smaller, folder / "small.onnx")
     except OnnxPruneError as error:
         sentence = str(error)
         return ("refused", stage) if sentence.strip() else ("traceback", f"{stage}: a refusal without words")
@@ -78,7 +82,7 @@ def _origin(error: BaseException) -> str:
 
 def work(seed: int, numbers: Iterator[int]) -> None:
     """The worker: one JSON line before each file and one after it."""
-    from onnxprune.graph import shrink  # noqa: F401 - imported before memory is limited
+    from onnxprune import pipeline  # noqa: F401 - imported before memory is limited
     from onnxprune.runtime.child_main import limit_memory
 
     corpus()
@@ -171,17 +175,14 @@ def document(results: dict[int, tuple[str, str]], command: str) -> str:
         "# Damaged and hostile files",
         "",
         f"Printed by `{command}`: {len(results)} files made from {len(corpus())} small models, each with one to four "
-        f"things wrong, through load, trace and shrink in a worker with {MEMORY_MB} MB and {TIMEOUT_S:g} s of "
-        "processor time a file.",
+        f"things wrong, through load, inspect and shrink (all but the proof) in a worker with {MEMORY_MB} MB and "
+        f"{TIMEOUT_S:g} s of processor time a file.",
         "",
         "| outcome | files |",
         "|---|---|",
         f"| refused with a sentence | {counts['refused']} |",
-        *(
-            f"| - while it was {'loaded' if stage == 'load' else stage + 'd'} | {n} |"
-            for stage, n in stages.most_common()
-        ),
-        f"| taken, traced and shrunk | {counts['shrunk']} |",
+        *(f"| - while it was {VERBS[stage]} | {n} |" for stage, n in stages.most_common()),
+        f"| taken, inspected and shrunk | {counts['shrunk']} |",
         *(f"| **{outcome}** | {counts[outcome]} |" for outcome in BAD),
     ]
     return "\n".join(lines) + "\n"
