@@ -33,6 +33,9 @@ def wrong_without(
     with evaluation_mode(module), torch.no_grad():
         found[0] = _wrong(module, batches)
         for unit in members:
+            if _is_off(parameters, channels, int(unit)):
+                found[1 + int(unit)] = found[0]
+                continue
             with without(parameters, channels, [int(unit)]):
                 found[1 + int(unit)] = _wrong(module, batches)
     return found
@@ -59,6 +62,11 @@ def loss_curves(
                     losses.append(_mean_loss(module, batches, loss))
             found.append((units, np.array(losses)))
     return found
+
+
+def _is_off(parameters: Mapping[str, nn.Parameter], channels: Channels, unit: int) -> bool:
+    masks = channels.keep_masks([unit])
+    return not any(parameters[n].detach()[torch.from_numpy(~masks[n])].any() for n in masks if n in parameters)
 
 
 @contextmanager

@@ -75,6 +75,8 @@ class Pruner:
     loss: (outputs, targets) -> scalar, which second derivatives are of.
     retention: with the criterion "error_rate", a unit whose absence raises it by more than this isn't pruned.
     seed: of everything that is drawn at random.
+    channels: `channels` of another pruner whose module is built alike, so that this one needn't be exported to be
+        traced: for many runs of one network.
 
     Raises ExportError for a module that can't be exported, RecipeError for a budget, a name or steps that don't fit,
     BudgetUnreachable for a budget below the smallest legal network.
@@ -100,6 +102,7 @@ class Pruner:
         loss: Loss = nn.functional.cross_entropy,
         retention: float | None = None,
         seed: int = 0,
+        channels: Channels | None = None,
         input_names: Sequence[str] = ("input",),
         output_names: Sequence[str] = ("output",),
     ):
@@ -127,7 +130,7 @@ class Pruner:
             "ranking": ranking,
             "restated": False,
         }
-        self.channels = self._trace()
+        self.channels = channels or self._trace()
         self._parameters = self._traced_parameters()
         self._planner = Planner(self.channels, **self._planning)
         self._budget = self._planner.fractions(budget)
@@ -329,6 +332,8 @@ class Pruner:
         found = {name: p for name, p in self.module.named_parameters() if name in initializers}
         if not found:
             raise ExportError(f"{type(self.module).__name__} has no parameter that reaches the exported graph.")
+        if any(tuple(p.shape) != self.channels.shape(name) for name, p in found.items()):
+            raise InputError("The channels belong to another network than the module. Leave them out.")
         return found
 
     def _deleted_units(self) -> tuple[int, ...]:

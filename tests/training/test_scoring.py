@@ -240,3 +240,14 @@ def test_units_below_a_threshold_go_and_never_beyond_the_budget():
     assert module[0].weight.any(1).tolist() == [False, True, True, True]
     assert pruner.prune_below(100.0) == 1
     assert module[0].weight.any(1).tolist() == [False, True, False, True]
+
+
+def test_channels_of_a_network_that_is_built_alike_serve_another_pruner():
+    first = pruner_of(mlp(), "magnitude")
+    module = mlp()
+    again = pruner_of(module, "magnitude", channels=first.channels)
+    assert np.array_equal(again.score(), first.score())
+    again.prune(1.0)
+    assert not module[0].weight.any(1).all() and first.cost["params"] == 1
+    with pytest.raises(InputError, match="channels belong to another network"):
+        pruner_of(nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)), "magnitude", channels=first.channels)

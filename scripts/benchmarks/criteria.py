@@ -1,0 +1,356 @@
+"""Every criterion, ranking, schedule and adjustment on one network and task: docs/benchmarks/criteria.md.
+
+    python scripts/benchmarks/criteria.py [-o runs/criteria] [--seeds 0 1 2] [--only NAME ...] [--table]
+
+Criteria are compared under the cubic schedule, everything else under Taylor; all have the same dense network, budget,
+epochs, pruning epochs and learning rate. `random` is the floor, Torch-Pruning's group L2 and Taylor are the bar. Each
+run leaves one JSON file, and what is finished is only read, so the whole can be interrupted. `--table` prints what is
+there without running anything.
+"""
+
+import argparse
+import copy
+import dataclasses
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import numpy as np
+import torch
+from criteria_table import page
+from torch import nn
+from torch.nn import functional
+
+from onnxprune.graph.model import load, save
+from onnxprune.prune import criteria
+from onnxprune.prune.cost import count
+from onnxprune.prune.schedule import CONTROLS, SCHEDULES, Planned, cubic
+from onnxprune.runtime.latency import compare_latency
+from onnxprune.training.adjusting import ADJUSTMENTS
+from onnxprune.training.batches import in_order, shuffled_batches, top1
+from onnxprune.training.checkpoint import seed_everything
+from onnxprune.training.export import deployed
+from onnxprune.training.finetune import TrainingSettings, train
+from onnxprune.training.pruner import Pruner
+from onnxprune_models.digits_resnet import task
+from onnxprune_models.task import Split, Task
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "benchmarks" / "criteria.md"
+BUDGET = {"macs": 0.15}
+BATCH, GRAIN, CALIBRATION = 128, 2, 256
+DENSE = TrainingSettings(epochs=10, warmup=0.2)
+PRUNING = TrainingSettings(epochs=8, warmup=0.1, prune_start=0.1, prune_end=0.5, prune_steps=4)
+#: Schedules that follow the metric may step before every epoch until this much of them.
+FREE = TrainingSettings(epochs=8, warmup=0.1, prune_start=0.1, prune_end=0.75, prune_every=1, prune_steps=8)
+NAMES = {"input_names": ("image",), "output_names": ("logits",)}
+LATENCY_SECONDS, LATENCY_SEED = 180.0, 0
+
+
+class Net(nn.Module):
+    """Five 3x3 convolutions with BatchNorm, a residual sum and a linear head: 0.26 million multiply-adds a digit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.down = _layer(1, 16, 2), _layer(16, 24, 2)
+        self.inner, self.back = _layer(24, 24), _layer(24, 24)
+        self.last, self.head = _layer(24, 32, 2), nn.Linear(32 * 2 * 2, 10)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.down(torch.relu(self.stem(image))))
+        x = torch.relu(self.back(torch.relu(self.inner(x))) + x)
+        return self.head(torch.relu(self.last(x)).flatten(1))
+
+
+def _layer(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outputs))
+
+
+def halved(data: Task) -> Task:
+    """The same digits at half the size, 14x14: the means of 2x2 pixels. It makes a run a matter of seconds."""
+
+    def smaller(split: Split) -> Split:
+        return Split(functional.avg_pool2d(torch.from_numpy(split.images), 2).numpy(), split.labels)
+
+    parts = {part: smaller(getattr(data, part)) for part in ("train", "validation", "test")}
+    return dataclasses.replace(data, **parts, example_inputs=(torch.zeros(2, 1, 14, 14),))
+
+
+def methods() -> dict[str, tuple[str, dict[str, Any]]]:
+    """{name: (section, what the pruner is given)}; the bars are pruned by Torch-Pruning instead."""
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    for name in ("random", "taylor", *sorted(criteria.CRITERIA), "0.5*taylor + 0.5*magnitude"):
+        found.setdefault(name, ("criterion", {"criterion": name}))
+    for name in ("layer", "isomorphic"):
+        found[f"ranking {name}"] = ("ranking", {"ranking": name})
+    for name in (*SCHEDULES, "fixed", *CONTROLS):
+        if name != "cubic":
+            found[f"schedule {name}"] = ("schedule", {"schedule": name})
+    for name in ADJUSTMENTS[1:]:
+        found[f"adjust {name}"] = ("adjustment", {"adjust": name})
+    for name in ("group L2", "Taylor"):
+        found[f"Torch-Pruning {name}"] = ("bar", {})
+    return found
+
+
+class Bench:
+    """The data and the dense network of one seed."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder, self.seed, self.data = folder, seed, halved(task())
+        self.example = (torch.from_numpy(self.data.train.images[:2]),)
+        self.evaluate = top1(*self.data.validation)
+        self.dense = self._dense()
+        self.traced = Pruner(self.dense, self.example, budget=BUDGET, criterion="magnitude", **NAMES).channels
+
+    def batches(self, seed: int) -> Callable:
+        """Training batches, the same for every method."""
+        return shuffled_batches(*self.data.train, batch_size=BATCH, seed=seed, augment=self.data.augment)
+
+    def calibration(self) -> list:
+        """The first training digits, as they are."""
+        images, labels = self.data.train
+        return list(in_order(images[:CALIBRATION], labels[:CALIBRATION], batch_size=BATCH))
+
+    def result(self, name: str) -> Path:
+        """Where the figures of a method lie."""
+        return self.folder / f"{_plain(name)}-{self.seed}.json"
+
+    def _dense(self) -> nn.Module:
+        seed_everything(self.seed)
+        module, weights = Net(), self.folder / f"dense-{self.seed}.pt"
+        if weights.exists():
+            module.load_state_dict(torch.load(weights, weights_only=True))
+        else:
+            train(module, self.batches(self.seed), settings=DENSE, evaluate=self.evaluate, seed=self.seed)
+            torch.save(module.state_dict(), weights)
+        module.eval()
+        if not self.result("dense").exists():
+            self.write("dense", module, "dense", 0.0, 1.0, None)
+        return module
+
+    def run(self, name: str, section: str, how: dict[str, Any]) -> None:
+        """Prune a copy of the dense network and fine-tune it."""
+        started = time.process_time()
+        module = copy.deepcopy(self.dense)
+        if section == "bar":
+            progress, pruner = self.torch_pruning(name, module), None
+        else:
+            progress, pruner = self.ours(module, how)
+        self.write(name, module, section, time.process_time() - started, progress, pruner)
+
+    def write(
+        self, name: str, module: nn.Module, section: str, seconds: float, progress: float, pruner: Pruner | None
+    ) -> None:
+        """Note what the method reached on the test digits, and leave one file for each choice of widths."""
+        module.eval()
+        images, labels = self.data.test
+        with torch.no_grad():
+            answers = module(torch.from_numpy(images)).argmax(1).numpy()
+        widths, cost = size_of(module)
+        file = self.folder / f"net-{widths}.onnx"
+        if self.seed == LATENCY_SEED and not file.exists():
+            if pruner is None:
+                save(deployed(module, self.example, **NAMES), file)
+            else:
+                pruner.export(file)
+            assert count(load(file)).macs == cost["macs"], f"{name}: {count(load(file))} isn't {cost}"
+        found = {
+            "name": name,
+            "section": section,
+            "seed": self.seed,
+            "right": "".join("1" if right else "0" for right in answers == labels),
+            "widths": widths,
+            **cost,
+            "progress": progress,
+            "cpu_seconds": round(seconds, 1),
+            "load": round(os.getloadavg()[0], 1),
+        }
+        self.result(name).write_text(json.dumps(found) + "\n")
+
+    def ours(self, module: nn.Module, how: dict[str, Any]) -> tuple[float, Pruner]:
+        """Prune with this project's loop."""
+        pruner = Pruner(
+            module,
+            self.example,
+            budget=BUDGET,
+            round_to=GRAIN,
+            pruning_steps=PRUNING.prune_steps,
+            calibration=self.calibration,
+            seed=self.seed,
+            channels=self.traced,
+            **how,
+            **NAMES,
+        )
+        follows = how.get("schedule") in CONTROLS
+        history = train(
+            module,
+            self.batches(100 + self.seed),
+            settings=FREE if follows else PRUNING,
+            evaluate=self.evaluate,
+            pruner=pruner,
+            # Planned steps are never undone, so that every method takes all of them.
+            control=CONTROLS[how["schedule"]]() if follows else Planned(guard=1.0),
+            seed=self.seed,
+        )
+        return history.progress, pruner
+
+    def torch_pruning(self, name: str, module: nn.Module) -> float:
+        """The bar: the same cubic targets before the same epochs, the same optimizer, rate and choice of a point."""
+        import torch_pruning as tp
+
+        seed_everything(self.seed)
+        importance = (
+            tp.importance.GroupMagnitudeImportance(p=2) if "L2" in name else tp.importance.GroupTaylorImportance()
+        )
+        pruner = tp.pruner.BasePruner(
+            module,
+            self.example[0],
+            importance,
+            global_pruning=True,
+            pruning_ratio=1.0,
+            max_pruning_ratio=0.95,
+            iterative_steps=400,
+            ignored_layers=[module.head],
+            round_to=GRAIN,
+        )
+        whole = tp.utils.count_ops_and_params(module, self.example[0][:1])[0]
+        epochs, batches = PRUNING.pruning_epochs(), self.batches(100 + self.seed)
+        best: tuple[float, dict, nn.Module] | None = None
+        optimizer = _optimizer(module)
+        for epoch in range(PRUNING.epochs):
+            if epoch in epochs:
+                target = cubic((epochs.index(epoch) + 1) / len(epochs), BUDGET["macs"])
+                for _ in range(400):
+                    if tp.utils.count_ops_and_params(module, self.example[0][:1])[0] <= target * whole:
+                        break
+                    self._gradients(module)
+                    pruner.step()
+                optimizer = _optimizer(module)
+            module.train()
+            for group in optimizer.param_groups:
+                group["lr"] = PRUNING.learning_rate_at(epoch, pruning=True)
+            for x, y in batches(epoch):
+                optimizer.zero_grad()
+                functional.cross_entropy(module(x), y).backward()
+                optimizer.step()
+            module.eval()
+            with torch.no_grad():
+                metric, _ = self.evaluate(module)
+            if epoch >= epochs[-1] and (best is None or metric >= best[0] - PRUNING.noise):
+                ceiling = metric if best is None else max(metric, best[0])
+                best = (ceiling, copy.deepcopy(module.state_dict()), module)
+        assert best is not None
+        module.load_state_dict(best[1])
+        return 1.0
+
+    def _gradients(self, module: nn.Module) -> None:
+        """Torch-Pruning's Taylor reads the gradients that lie there: those of the calibration digits."""
+        module.zero_grad()
+        module.eval()
+        for x, y in self.calibration():
+            functional.cross_entropy(module(x), y).backward()
+
+
+def size_of(module: nn.Module) -> tuple[str, dict[str, int]]:
+    """(the outputs that are left of each convolution, the multiply-adds and parameters once BatchNorm is folded).
+
+    Counted by the kernels that aren't zero: masked or removed, a network has the same.
+    """
+    widths, macs, params, positions = [], 0, 0, 14 * 14
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            positions = ((int(positions**0.5) - 1) // part.stride[0] + 1) ** 2
+            kernels = int(part.weight.flatten(2).any(dim=2).sum())
+            widths.append(int(part.weight.flatten(1).any(dim=1).sum()))
+            macs, params = macs + positions * 9 * kernels, params + 9 * kernels + widths[-1]
+        elif isinstance(part, nn.Linear):
+            weights = int((part.weight != 0).sum())
+            macs, params = macs + weights, params + weights + len(part.weight)
+    return "-".join(map(str, widths)), {"macs": macs, "params": params}
+
+
+def measure_latencies(folder: Path, results: list[dict]) -> None:
+    """Measure every choice of widths of the first seed side by side: CPU provider, batch 1, one thread."""
+    path = folder / "latency.json"
+    dense = next(r["widths"] for r in results if r["name"] == "dense")
+    wanted = [dense, *sorted({r["widths"] for r in results if r["seed"] == LATENCY_SEED} - {dense})]
+    if path.exists() and set(json.loads(path.read_text())["ratios"]) >= set(wanted[1:]):
+        return
+    found = compare_latency({w: folder / f"net-{w}.onnx" for w in wanted}, seconds=LATENCY_SECONDS)
+    ratios = {r.name: [r.ratio, r.low, r.high] for r in found.ratios}
+    told = {"ratios": ratios, "rounds": found.rounds, "load": [found.load_before, found.load_after]}
+    path.write_text(json.dumps(told) + "\n")
+
+
+def _optimizer(module: nn.Module) -> torch.optim.Optimizer:
+    """What `train` uses."""
+    groups = [
+        {"params": [p for p in module.parameters() if p.ndim > 1], "weight_decay": PRUNING.weight_decay},
+        {"params": [p for p in module.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, PRUNING.learning_rate)
+
+
+def _plain(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "._" else "-" for c in name)
+
+
+def read(folder: Path, seeds: list[int]) -> list[dict]:
+    """All results that are there."""
+    known = {"dense", *methods()}
+    results = [json.loads(path.read_text()) for seed in seeds for path in sorted(folder.glob(f"*-{seed}.json"))]
+    return [r for r in results if r.get("name") in known]
+
+
+def machine() -> str:
+    """What it was measured on, in words."""
+    import onnxruntime
+
+    return (
+        f"torch {torch.__version__}, ONNX Runtime {onnxruntime.__version__}, NumPy {np.__version__}, "
+        f"{platform.machine()}, {os.cpu_count()} cores"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-o", "--out", type=Path, default=Path("runs/criteria"), help="folder of the runs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", default=[], help="names of methods, as in the table")
+    parser.add_argument("--table", action="store_true", help="only print what is there")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    chosen = {name: how for name, how in methods().items() if not arguments.only or name in arguments.only}
+    if not arguments.table:
+        for seed in arguments.seeds:
+            bench = Bench(arguments.out, seed)
+            for name, (section, how) in chosen.items():
+                if not bench.result(name).exists():
+                    print(f"seed {seed}: {name}", flush=True)
+                    bench.run(name, section, how)
+        if not arguments.only:
+            measure_latencies(arguments.out, read(arguments.out, arguments.seeds))
+    latencies = arguments.out / "latency.json"
+    text = page(
+        read(arguments.out, arguments.seeds),
+        json.loads(latencies.read_text()) if latencies.exists() else {},
+        order=["dense", *methods()],
+        machine=machine(),
+    )
+    print(text, end="")
+    if not arguments.only and arguments.seeds == [0, 1, 2]:
+        DOCUMENT.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

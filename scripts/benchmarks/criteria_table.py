@@ -1,0 +1,108 @@
+"""The page that `criteria.py` prints, from the figures it noted."""
+
+from collections import defaultdict
+
+import numpy as np
+
+from onnxprune.runtime.statistics import paired_mean_interval
+
+FLOOR = "random"
+SECTIONS = {
+    "dense": "The dense network",
+    "criterion": "Criteria, under the cubic schedule",
+    "ranking": "Rankings, under Taylor and the cubic schedule",
+    "schedule": "Schedules, under Taylor",
+    "adjustment": "Adjustments after each cut, under Taylor and the cubic schedule",
+    "bar": "The bar: Torch-Pruning 1.6, under the cubic schedule",
+}
+COLUMNS = ("method", "seeds", "accuracy", "each", f"against {FLOOR}", "MACs", "parameters", "latency, seed 0")
+POINTS = 100
+INTRODUCTION = (
+    "Printed by `python scripts/benchmarks/criteria.py`: a network of five convolutions and a residual sum (see the "
+    "script) on the demo's 5,000 MNIST digits at half their size, 14x14. It is pruned to at most 15% of its "
+    "multiply-adds within 8 epochs, in four steps, without distillation; widths are even numbers. Accuracy is on the "
+    f"1,000 test digits, the mean over the seeds; `against {FLOOR}` is the difference to it in points and its 95% "
+    "interval, the digits drawn anew (every seed's network answers each of them). Where the whole interval lies below "
+    f"0 the method **loses to {FLOOR}**; where only the difference does it is _below {FLOOR}_. MACs and parameters are "
+    "what is left. Latency is the time over the dense network's at batch 1 on one thread of ONNX Runtime's CPU "
+    "provider, all networks side by side, with its 95% interval; networks of the same widths are measured once."
+)
+
+
+def page(results: list[dict], latencies: dict, *, order: list[str], machine: str) -> str:
+    """Markdown: one row a method, sections in order; what is missing is missing."""
+    by_name: dict[str, list[dict]] = defaultdict(list)
+    for result in sorted(results, key=lambda r: r["seed"]):
+        by_name[result["name"]].append(result)
+    loads = [r["load"] for r in results]
+    state = f"the machine was shared, its load average {min(loads):.1f} to {max(loads):.1f} while networks trained"
+    if latencies:
+        state += f" and {latencies['load'][0]:.1f} to {latencies['load'][1]:.1f} while latencies were measured, "
+        state += f"in {latencies['rounds']} rounds"
+    lines = [
+        "# Criteria, rankings, schedules and adjustments side by side",
+        "",
+        INTRODUCTION,
+        "",
+        f"{machine}; {state}.",
+    ]
+    for section, title in SECTIONS.items():
+        names = [n for n in order if n in by_name and by_name[n][0]["section"] == section]
+        if names:
+            columns = [
+                "method",
+                "seeds",
+                "accuracy",
+                "each",
+                f"against {FLOOR}",
+                "MACs",
+                "parameters",
+                "latency, seed 0",
+            ]
+            lines += ["", f"## {title}", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+            lines += [_row(name, by_name, latencies.get("ratios", {})) for name in names]
+    return "\n".join(lines) + "\n"
+
+
+def _row(name: str, by_name: dict[str, list[dict]], ratios: dict[str, list[float]]) -> str:
+    runs, whole = by_name[name], by_name["dense"][0]
+    accuracy = [_right(r).mean() for r in runs]
+    first = [ratios[r["widths"]] for r in runs if r["seed"] == 0 and r["widths"] in ratios]
+    cells = [
+        name,
+        str(len(runs)),
+        f"{np.mean(accuracy):.2%}",
+        ", ".join(f"{a:.1%}" for a in accuracy),
+        _against(runs, by_name.get(FLOOR, [])),
+        _spread([r["macs"] / whole["macs"] for r in runs]) + _unreached(runs),
+        _spread([r["params"] / whole["params"] for r in runs]),
+        "{:.3f} [{:.3f}, {:.3f}]".format(*first[0]) if first else "1" if name == "dense" else "not measured",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _right(run: dict) -> np.ndarray:
+    return np.array([c == "1" for c in run["right"]])
+
+
+def _against(runs: list[dict], floor: list[dict]) -> str:
+    """The difference to the floor over the seeds that both have."""
+    of = {r["seed"]: _right(r) for r in floor}
+    pairs = [(_right(r), of[r["seed"]]) for r in runs if r["seed"] in of]
+    if not pairs or runs[0]["name"] in (FLOOR, "dense"):
+        return ""
+    ours, random = (np.mean([pair[side] for pair in pairs], axis=0) for side in (0, 1))
+    difference = float((ours - random).mean())
+    low, high = paired_mean_interval(random, ours)
+    words = f" **loses to {FLOOR}**" if high < 0 else f" _below {FLOOR}_" if difference < 0 else ""
+    return f"{difference * POINTS:+.2f} [{low * POINTS:+.2f}, {high * POINTS:+.2f}]{words}"
+
+
+def _spread(values: list[float]) -> str:
+    low, high = f"{min(values):.1%}", f"{max(values):.1%}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _unreached(runs: list[dict]) -> str:
+    short = sum(r["progress"] < 1 for r in runs)
+    return f", budget not reached in {short}" if short else ""
