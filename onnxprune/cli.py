@@ -128,6 +128,7 @@ Limit = Annotated[
         show_default=False,
     ),
 ]
+ReportFile = Annotated[Path | None, typer.Option(metavar="R.html", help="Write a page too.", show_default=False)]
 MeasureSeed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn at random.")]
 
 
@@ -412,7 +413,7 @@ def validate(
     ] = None,
     seed: MeasureSeed = 0,
     save: Annotated[Path | None, typer.Option(help="Write the measurements as JSON.", show_default=False)] = None,
-    report: Annotated[Path | None, typer.Option(metavar="R.html", help="Write a page too.", show_default=False)] = None,
+    report: ReportFile = None,
     as_json: AsJson = False,
     markdown: AsMarkdown = False,
 ) -> int:
@@ -472,6 +473,7 @@ def bench(
     until: Until = None,
     cuda_graph: CudaGraph = False,
     seed: MeasureSeed = 0,
+    report: ReportFile = None,
     as_json: AsJson = False,
 ) -> int:
     """Time models side by side; the first is the reference."""
@@ -487,6 +489,7 @@ def bench(
             seconds=seconds,
             until=until,
             seed=seed,
+            report=report,
             progress=progress,
         )
     _warn(pipeline.machine_notes())

@@ -1,8 +1,9 @@
 """The verbs that measure: validate, bench, record, compare, doctor, schema. ONNX Runtime is imported where one runs."""
 
+import datetime
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,6 +101,8 @@ class Bench:
 
     comparisons: "tuple[LatencyComparison, ...]"
     findings: tuple[str, ...] = ()
+    created: str = ""
+    environment: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -110,7 +113,12 @@ class Bench:
 
     def as_dict(self) -> dict[str, Any]:
         """The comparisons as plain JSON types."""
-        return {"comparisons": [asdict(comparison) for comparison in self.comparisons], "findings": list(self.findings)}
+        return {
+            "created": self.created,
+            "comparisons": [asdict(comparison) for comparison in self.comparisons],
+            "findings": list(self.findings),
+            "environment": dict(self.environment),
+        }
 
 
 def bench(
@@ -123,14 +131,20 @@ def bench(
     until: float | None = None,
     cuda_graph: bool = False,
     seed: int = 0,
+    report: StrPath | None = None,
     progress: Progress | None = None,
 ) -> Bench:
-    """Latency of two or more models side by side; the first is what the others are compared with."""
+    """Latency of two or more models side by side; the first is what the others are compared with.
+
+    `report` names a file for a page.
+    """
     require_onnxruntime()
     from onnxprune.runtime.children import memory_for
+    from onnxprune.runtime.environment import environment
     from onnxprune.runtime.latency import compare_latency
     from onnxprune.runtime.validation import explain_speed
 
+    report_to = None if report is None else output_file(report)
     paths = [Path(model) for model in models]
     for path in paths:
         if not path.is_file():
@@ -160,7 +174,18 @@ def bench(
         )
         for provider, batch, count in settings
     )
-    return Bench(comparisons, tuple(explain_speed(dict(zip(names, map(str, paths), strict=True)))))
+    found = Bench(
+        comparisons,
+        tuple(explain_speed(dict(zip(names, map(str, paths), strict=True)))),
+        datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        environment(),
+    )
+    if report_to is not None:
+        from onnxprune.deploy.report import write_bench_report
+
+        title = f"{' and '.join(names[1:])} against {names[0]}"
+        write_bench_report(report_to, title=title, **vars(found))
+    return found
 
 
 def record(

@@ -4,6 +4,7 @@ import errno
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -509,6 +510,13 @@ def test_threads_are_a_list(run, net):
     """One and all cores; twice the same is measured once."""
     answer = run("bench", net, net, "--for", "0.1s", "--threads", "1,all", "--threads", "1", "--json")
     assert [comparison["threads"] for comparison in json.loads(answer.out)["comparisons"]] == [1, 0]
+
+
+def test_bench_as_a_page(run, net, tmp_path):
+    page = tmp_path / "b.html"
+    assert run("bench", net, net, "--for", "0.1s", "--report", page).code in (0, 4)
+    assert re.search(r"<h1>\S*net.onnx \(2\) against \S*net.onnx \(1\)</h1>", page.read_text())
+    assert run("bench", net, net, "--report", tmp_path / "nowhere" / "b.html").code == 2
 
 
 def test_a_summary_for_a_pull_request(run, net, tmp_path):

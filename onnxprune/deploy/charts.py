@@ -89,7 +89,7 @@ def interval_chart(
     rows: Sequence[Interval], title: str, reference: float, kind: str, start: float | None = None
 ) -> Markup:
     """Values with their intervals against a reference line; `kind` is "ratio" or "points" and labels the axis."""
-    left, right, pitch, top = 250, 300, 40, 8
+    left, right, pitch, top = min(max([250.0, *(_text_width(row.label) + 24 for row in rows)]), 400.0), 300, 40, 8
     bounds = [reference, *(x for row in rows for x in (row.low, row.high, *(limit for limit, _ in row.limits)))]
     low, high = min(bounds), max(bounds)
     margin = 0.08 * (high - low or 1.0)

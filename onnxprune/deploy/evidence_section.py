@@ -71,11 +71,16 @@ def setting(comparison: LatencyComparison) -> str:
     return f"{words}, {'all threads' if comparison.threads == 0 else plural(comparison.threads, 'thread')}"
 
 
+def which(name: str) -> str:
+    """A model's name in tables: reference and candidate are called before and after."""
+    return _NAMES.get(name, name)
+
+
 def _arm_row(comparison: LatencyComparison, arm: Arm) -> tuple[str, ...]:
     times = (arm.median_ms, arm.p90_ms, arm.p99_ms, arm.first_run_ms, arm.session_ms)
     return (
         setting(comparison) if arm is comparison.arms[0] else "",
-        _NAMES.get(arm.name, arm.name),
+        which(arm.name),
         *map(time_cell, times),
         DASH if arm.peak_memory_mb is None else f"{arm.peak_memory_mb:,.0f} MB",
         f"{arm.samples:,}",
@@ -133,7 +138,7 @@ def _limit(row: AccuracyRow) -> float:
 
 
 def _name(row: AccuracyRow) -> str:
-    return f"{row.provider.upper()}, {row.metric}"
+    return row.condition or f"{row.provider.upper()}, {row.metric}"
 
 
 def _bounds(row: AccuracyRow) -> str:

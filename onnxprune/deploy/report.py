@@ -23,8 +23,10 @@ from onnxprune.deploy.evidence_section import (
     latency_section,
     measured_ratios,
     score_in_words,
+    which,
 )
 from onnxprune.deploy.history_section import training_section, widths_section
+from onnxprune.deploy.speed_section import proof_section, speed_section
 from onnxprune.deploy.words import (
     anything_in_words,
     count_in_words,
@@ -38,7 +40,8 @@ from onnxprune.graph.files import write_atomically
 if TYPE_CHECKING:
     from onnxprune.prune.cost import Cost
     from onnxprune.runtime.equivalence import Equivalence
-    from onnxprune.runtime.results import Figures, Validation
+    from onnxprune.runtime.latency import LatencyComparison
+    from onnxprune.runtime.results import Figures, ProviderAgreement, Validation
 
 SIGNS = {"good": "✓", "bad": "✕", "unsure": "?", "refused": "⊘", "plain": "="}
 VERDICTS = (
@@ -104,9 +107,36 @@ def write_report(
         latency=latency_section(validation.latency),
         accuracy=accuracy_section(validation.accuracy),
         equivalence=equivalence_section(validation.equivalence),
+        agreement=[_agreement(row) for row in validation.agreement],
+        speed=speed_section(validation.findings, validation.diagnoses, validation.operators),
+        proof=proof_section(validation.latency, validation.accuracy),
+        data=validation.data,
+        energy=validation.energy[0].constants if validation.energy else "",
         files=[_file("before", validation.reference), _file("after", validation.candidate)],
         environment=[(key.replace("_", " "), anything_in_words(v)) for key, v in validation.environment.items()],
         recipe=recipe,
+    )
+    write_atomically(path, page)
+
+
+def write_bench_report(
+    path: str | os.PathLike,
+    *,
+    comparisons: Sequence[LatencyComparison],
+    findings: Sequence[str],
+    environment: Mapping[str, Any],
+    created: str,
+    title: str = "Side by side",
+) -> None:
+    """Write latency comparisons to `path`: times and ratios, why, and where. Raises OutputError."""
+    page = render(
+        "bench_report.html.j2",
+        title=title,
+        created=moment_in_words(created),
+        latency=latency_section(comparisons),
+        speed=speed_section(findings),
+        proof=proof_section(comparisons, ()),
+        environment=[(key.replace("_", " "), anything_in_words(v)) for key, v in environment.items()],
     )
     write_atomically(path, page)
 
@@ -225,6 +255,13 @@ def _summary(validation: Validation) -> str:
 def _verdict_alone(row: tuple[str, ...]) -> tuple[str, ...]:
     """A row of the headline table without the reason of its verdict, which stands in the section further down."""
     return (*row[:-1], row[-1].partition(":")[0])
+
+
+def _agreement(row: ProviderAgreement) -> tuple[str, ...]:
+    seen = row.equivalence
+    snr = "nothing differs" if seen.snr_db is None else f"{seen.snr_db:.0f} dB"
+    providers = " against ".join(name.upper() for name in row.providers)
+    return (which(row.model), providers, f"{seen.error_over_range:.1e}", snr, f"{seen.agreement:.2%}")
 
 
 def _file(name: str, figures: Figures) -> tuple[str, str, str, Markup]:

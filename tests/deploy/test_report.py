@@ -7,8 +7,11 @@ from importlib import resources
 
 import pytest
 
-from onnxprune.deploy.report import write_report, write_shrink_report
+from onnxprune.deploy.report import write_bench_report, write_report, write_shrink_report
 from onnxprune.errors import OutputError
+from onnxprune.runtime.diagnosis import Diagnosis, OperatorTime
+from onnxprune.runtime.energy import estimate
+from onnxprune.runtime.results import DataUsed, ProviderAgreement
 
 REFUSAL = "the CUDA provider can't load libcublasLt.so.13: install CUDA 13"
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -209,6 +212,80 @@ def test_an_error_rate_has_its_margin_above_zero(report, validation, replaced):
     for higher_is_better, margin in ((True, "margin −2.00 points"), (False, "margin +2.00 points")):
         changed = replaced(row, higher_is_better=higher_is_better)
         assert margin in report(validation=replaced(validation, accuracy=(changed,)))
+
+
+def test_why_where_and_on_what(report, validation, replaced):
+    """What was read off the graphs, the proof of the provider, the other provider, the data, energy's constants."""
+    cpu, cuda = validation.latency
+    arm = replaced(
+        cpu.arms[0], nodes_per_provider={"CUDAExecutionProvider": 11}, copies=2, libraries=("/opt/libcublas.so.13",)
+    )
+    on_a_gpu = replaced(
+        cpu, provider="cuda", arms=(arm, *cpu.arms[1:]), device="a GPU, driver 1", load_before=0.5, load_after=1.25
+    )
+    layouts = [Diagnosis(12, blocked, 2, 16, (), 0, ()) for blocked in (12, 3)]
+    operators = [OperatorTime(f"conv{k}", "Conv", 0.5, None if k else 0.25) for k in range(14)]
+    measured = replaced(validation.accuracy[0], nodes_per_provider={"candidate": {"CPUExecutionProvider": 9}})
+    blurred = replaced(measured, condition="Gaussian blur, 1 pixel", verdict="measured", margin=None)
+    page = Page(
+        report(
+            validation=replaced(
+                validation,
+                latency=(on_a_gpu, cuda),
+                accuracy=(measured, blurred),
+                findings=("9 convolutions lost the blocked layout: round layer3 to 48.",),
+                diagnoses=tuple(layouts),
+                operators=tuple(operators),
+                agreement=(ProviderAgreement("candidate", ("cpu", "cuda"), validation.equivalence),),
+                data=DataUsed("digits.npz", 1000, "cd34" * 16),
+                energy=(estimate(10, 10), estimate(5, 5)),
+            )
+        )
+    )
+    for words in (
+        "9 convolutions lost the blocked layout: round layer3 to 48.",
+        "of these in the blocked layout 12 3",
+        "conv0 Conv 0.500 0.250 conv1 Conv 0.500 –",
+        "2 more operators not shown",
+        "latency, CUDA, batch 1 before 11 on CUDA 2 libcublas.so.13 a GPU, driver 1 0.5, 1.25",
+        "top1, CPU after 9 on CPU",
+        "Gaussian blur, 1 pixel 1,000 98.30% 98.10%",
+        "after CPU against CUDA 1.5e-07 131 dB 100.00%",
+        f"digits.npz : 1,000 samples, sha256 {'cd34' * 16}".replace(" :", ":"),
+        "published constants: Horowitz, ISSCC 2014",
+    ):
+        assert words in page.text, words
+
+
+def test_models_side_by_side(validation, replaced, tmp_path):
+    """What `bench` writes: every model against the first, the one that failed, why, and where."""
+    cpu, cuda = validation.latency
+    third = replaced(cpu.arms[1], name="third.onnx")
+    several = replaced(
+        cpu,
+        arms=(*cpu.arms, third),
+        ratios=(*cpu.ratios, replaced(cpu.ratios[0], name="third.onnx", verdict="inconclusive")),
+        failures={"fourth.onnx": "crashed (SIGFPE)"},
+    )
+    write_bench_report(
+        tmp_path / "b.html",
+        comparisons=(several, cuda),
+        findings=("third.onnx: odd widths",),
+        environment=validation.environment,
+        created=validation.created,
+    )
+    page = Page((tmp_path / "b.html").read_text(encoding="utf-8"))
+    for words in (
+        "4 March 2026, 05:06 UTC",
+        "CPU, batch 1, 1 thread, third.onnx",
+        "0.363 (0.360 to 0.367), inconclusive",
+        "failed CPU, batch 1, 1 thread, fourth.onnx : crashed (SIGFPE)",
+        f"refused CUDA, batch 1 : {REFUSAL}",
+        "third.onnx: odd widths",
+        "cuda devices none",
+    ):
+        assert words in page.text, words
+    assert page.count("h1") == 1 and page.count("caption") == page.count("table") == 2
 
 
 def test_words_from_outside_are_only_words(report, validation, replaced):
