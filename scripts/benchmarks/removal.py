@@ -137,7 +137,7 @@ def document(results: dict[str, dict[str, dict]]) -> str:
         counts = Counter(entry["outcome"] for entry in found.values())
         version = next((entry["version"] for entry in found.values() if entry.get("version")), "")
         numbers = " | ".join(str(counts[outcome]) for outcome in OUTCOMES)
-        lines.append(f"| {peer.name} {version} | {peer.how} | {numbers} | {counts['']} |")
+        lines.append(f"| {f'{peer.name} {version}'.strip()} | {peer.how} | {numbers} | {counts['']} |")
     present = [key for key, found in results.items() if "missing" not in found]
     lines += [
         "",

@@ -175,7 +175,7 @@ def kernels(model: onnx.ModelProto) -> int:
     graph = model.graph
     sizes = {name: int(np.prod(tensor.dims)) for name, tensor in tensors(model)}
     for node in graph.node:  # a quantised kernel is read through its dequantisation
-        if node.op_type in ("DequantizeLinear", "Cast", "Identity") and node.input[0] in sizes:
+        if node.op_type in ("DequantizeLinear", "Cast", "Identity", "Transpose") and node.input[0] in sizes:
             sizes[node.output[0]] = sizes[node.input[0]]
     operands: set[str] = set()
     for node in graph.node:
