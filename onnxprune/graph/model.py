@@ -215,6 +215,7 @@ def _unshare(graph: ir.Graph) -> dict[str, str]:
             taken.add(copy_name)
             copy = ir.Value(name=copy_name, type=value.type, shape=value.shape)
             copy.const_value = renamed(value.const_value, copy_name)
+            copy.meta.update(value.meta)
             graph.initializers[copy_name] = copy
             node.replace_input_with(index, copy)
             copies[copy_name] = name
