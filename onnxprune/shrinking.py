@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.errors import NotEquivalentError
+from onnxprune.errors import ModelError, NotEquivalentError
 from onnxprune.graph.exact.bound import Bound, bound
 from onnxprune.graph.exact.subnormals import flush
 from onnxprune.graph.model import Model, load, save
@@ -171,4 +171,8 @@ def _in_child(function: str, path: Path, *files: Path, **options: Any) -> Any:
     except RuntimeFailure as error:
         raise RuntimeFailure(
             f"The proof for '{path}' {error}. Nothing was written; --no-verify does without the proof."
+        ) from error
+    except ModelError as error:
+        raise ModelError(
+            f"The proof for '{path}' can't be given: {error} Nothing was written; --no-verify does without the proof."
         ) from error

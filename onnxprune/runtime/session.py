@@ -44,6 +44,8 @@ COMPUTE_OPERATORS = frozenset(
 )
 CONVOLUTION_SEARCH = "EXHAUSTIVE"  # ONNX Runtime's own default, said aloud so that both arms have it
 COPY_OPERATORS = frozenset({"MemcpyFromHost", "MemcpyToHost"})
+# What ONNX Runtime puts around convolutions on the CPU, to change into its blocked layout and back.
+LAYOUT_OPERATORS = ("ReorderInput", "ReorderOutput")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +188,7 @@ def run_session(session: onnxruntime.InferenceSession, feed: Mapping[str, np.nda
     try:
         return dict(zip(names, session.run(names, dict(feed)), strict=True))
     except Exception as error:
-        raise ModelError(f"ONNX Runtime can't run the model: {_first_line(error)}.") from error
+        raise ModelError(f"ONNX Runtime can't run the model: {_first_line(error)}.{_about_layout(error)}") from error
 
 
 def _open(
@@ -283,6 +285,17 @@ def _placement(asked: Provider, nodes: list[tuple[str, str]], copies: int | None
         f"{operator} on {name}" for name, operator in nodes if operator in COMPUTE_OPERATORS and name != wanted
     )
     return Placement(asked, dict(Counter(name for name, _ in nodes)), copies, elsewhere)
+
+
+def _about_layout(error: BaseException) -> str:
+    """What to do where a node fails that no file holds: ONNX Runtime put it there."""
+    if not any(name in str(error) for name in LAYOUT_OPERATORS):
+        return ""
+    return (
+        " That node is ONNX Runtime's own: it changes to its blocked layout, for which a channel count isn't a multiple "
+        "of 4 or 8. The model itself may be right: open it at the optimisation level ORT_ENABLE_EXTENDED, or give the "
+        "layer a width that is a multiple of 16."
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -202,3 +202,20 @@ def test_this_machine_is_refused_by_name_or_has_a_device(net_path):
             open_session(net_path, SessionSettings("cuda"))
         assert str(caught.value) == reason
         assert "lib" in reason or "driver" in reason or "onnxruntime-gpu" in reason
+
+
+def test_a_failing_layout_change_says_what_to_do():
+    """ONNX Runtime's own nodes fail on some widths, where the file holds nothing wrong."""
+
+    class Failing:
+        def get_outputs(self):
+            return []
+
+        def run(self, names, feed):
+            raise RuntimeError(
+                "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running ReorderInput "
+                "node. Name:'ReorderInput' Status Message: nchwc_ops.cc:20 channels % 4 == 0 was false."
+            )
+
+    with pytest.raises(ModelError, match=r"channels % 4 == 0 was false\. That node is ONNX Runtime's own.*EXTENDED"):
+        run_session(Failing(), {})
