@@ -239,7 +239,7 @@ class _Round:
 
 
 def _without_emptying(channels: Channels, units: tuple[int, ...]) -> list[int]:
-    """The units, but for one where an axis would be left empty."""
+    """The units; where an axis would be left empty the heaviest first, as long as something stays."""
     deleted = np.zeros(channels.count, bool)
     for index in units:
         deleted[list(channels.units[index].channels)] = True
@@ -253,7 +253,7 @@ def _without_emptying(channels: Channels, units: tuple[int, ...]) -> list[int]:
             axes_of[c].append(number)
     deleted[:] = False
     chosen = []
-    for index in units:
+    for index in sorted(units, key=lambda index: -channels.units[index].size):
         new = [c for c in channels.units[index].channels if not deleted[c]]
         loses = Counter(axis for c in new for axis in axes_of[c])
         if all(left[axis] > count for axis, count in loses.items()):
@@ -261,4 +261,4 @@ def _without_emptying(channels: Channels, units: tuple[int, ...]) -> list[int]:
                 left[axis] -= count
             deleted[new] = True
             chosen.append(index)
-    return chosen
+    return sorted(chosen)

@@ -292,9 +292,9 @@ def _about_layout(error: BaseException) -> str:
     if not any(name in str(error) for name in LAYOUT_OPERATORS):
         return ""
     return (
-        " That node is ONNX Runtime's own: it changes to its blocked layout, for which a channel count isn't a multiple "
-        "of 4 or 8. The model itself may be right: open it at the optimisation level ORT_ENABLE_EXTENDED, or give the "
-        "layer a width that is a multiple of 16."
+        " That node is ONNX Runtime's own, of its blocked layout, and can't take a layer of this width. The model itself "
+        "may be right: open it at the optimisation level ORT_ENABLE_EXTENDED, which does without, or leave the layer "
+        "a multiple of 16 channels."
     )
 
 

@@ -53,6 +53,8 @@ WIDE = {"w0": (8, 3, 1, 1), "b0": (8,), "w9": (5, 8, 3, 3)}
 CASES = {
     "zero filter": Case("0 through Relu is 0", two("Relu"), PLAIN, kill(("w0", 2), ("w0", 5)), 2),
     "filters that cancel": Case("a filter that sums to 0 isn't 0", two("Relu"), PLAIN, lambda w: w["w0"].__setitem__(2, np.array([1, -1, 0]).reshape(3, 1, 1)), 0),
+    "a group or a part of it": Case("Split keeps one of a's last three: a whole group is 2 inputs, an output and itself; one input of each group 2", "a = Conv(x, w0) t, u = Split<axis=1>(a, k) c = Concat<axis=1>(u, t) d = Conv<group=2>(c, w1) y = Conv(d, w9)",
+        {"w0": (4, 3, 1, 1), "w1": (2, 2, 1, 1), "w9": (5, 2, 1, 1)}, kill(("w0", slice(0, 3)), ("w1", (0, 1))), 4, {"k": np.array([1, 3])}),
     "bias": Case("0 x + b is b: it folds", "a = Conv(x, w0, b0) b = Relu(a) y = Conv(b, w9)", PLAIN | {"b0": (8,)}, lambda w: (kill(("w0", 2))(w), w["b0"].__setitem__(2, 1.0)), 1),
     "bias, dead too": Case("0 x + 0 is 0", "a = Conv(x, w0, b0) b = Relu(a) y = Conv(b, w9)", PLAIN | {"b0": (8,)}, kill(("w0", 2), ("b0", 2)), 1),
     "bias below Relu": Case("Relu(-1) is 0", "a = Conv(x, w0, b0) b = Relu(a) y = Conv(b, w9)", PLAIN | {"b0": (8,)}, lambda w: (kill(("w0", 2))(w), w["b0"].__setitem__(2, -1.0)), 1),
