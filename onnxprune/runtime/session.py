@@ -292,9 +292,9 @@ def _about_layout(error: BaseException) -> str:
     if not any(name in str(error) for name in LAYOUT_OPERATORS):
         return ""
     return (
-        " That node is ONNX Runtime's own, of its blocked layout, and can't take a layer of this width. The model itself "
-        "may be right: open it at the optimisation level ORT_ENABLE_EXTENDED, which does without, or leave the layer "
-        "a multiple of 16 channels."
+        " That node is ONNX Runtime's own, of its blocked layout, and can't take a layer of this width. The model may "
+        "be right: open it at the optimisation level ORT_ENABLE_EXTENDED, which does without, or leave the layer a "
+        "multiple of 16 channels."
     )
 
 
