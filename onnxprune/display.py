@@ -235,10 +235,13 @@ def print_bench(found: Any) -> None:
                 "" if arm.peak_memory_mb is None else f"{arm.peak_memory_mb:,.0f}",
                 ", ".join(f"{count} on {name}" for name, count in arm.nodes_per_provider.items()),
                 "" if arm.copies is None else str(arm.copies),
+                "" if arm.energy_mj is None else f"{arm.energy_mj:.3g} ({arm.energy_source})",
             )
             for arm in comparison.arms
         ]
-        columns = ("", "session ms", "first run ms", "peak memory MB", "nodes", "copies between devices")
+        columns = ("", "session ms", "first run ms", "peak memory MB", "nodes", "copies between devices", "mJ")
+        if not any(row[-1] for row in apart):  # nothing counts energy here
+            apart, columns = [row[:-1] for row in apart], columns[:-1]
         print_table("Apart from that", columns, apart)
     print_lines(*found.findings)
 

@@ -13,7 +13,7 @@ from onnxprune.runtime.equivalence import TOLERANCE, compare_outputs
 from onnxprune.runtime.gates import decide_gates
 from onnxprune.runtime.recording import Recording
 from onnxprune.runtime.results import AccuracyRow, DataUsed, Figures, ProviderAgreement, Validation
-from onnxprune.runtime.validation import filled_row
+from onnxprune.runtime.validation import filled_row, losses_in_words
 
 
 def compare_recordings(
@@ -83,4 +83,5 @@ def compare_recordings(
         gates=decide_gates(equivalence, rows, (), asked={where}, min_speedup=None),
         data=DataUsed(reference.data_name, reference.samples, reference.data_sha256),
         agreement=agreement,
+        findings=tuple(losses_in_words(rows)),
     )

@@ -32,8 +32,9 @@ def read_timings(path: str | Path) -> dict[str, Any]:
             raise ValueError("a session has no runs")
         return found
     except (OSError, ValueError, KeyError, TypeError) as error:
+        why = f"it has no {error}" if isinstance(error, KeyError) else error
         raise DataError(
-            f"'{path}' isn't what a package's run.py --benchmark --json writes ({error}). Measure again."
+            f"'{path}' isn't what a package's run.py --benchmark --json writes ({why}). Measure again."
         ) from error
 
 
@@ -80,7 +81,8 @@ def _comparison(arms: dict[str, dict[str, Any]]) -> LatencyComparison:
         threads=some["threads"],
         arms=tuple(_arm(name, arms[name]) for name in NAMES if name in arms),
         ratios=ratios,
-        refused=f"Only the {NAMES[1 - NAMES.index(missing[0])]} was timed there: time the {missing[0]} too."
+        refused=f"Only the {NAMES[1 - NAMES.index(missing[0])]} was timed there. Package the {missing[0]} too "
+        "(onnxprune package), and run its run.py --benchmark --json there."
         if missing
         else None,
         rounds=min(len(found["sessions"]) for found in arms.values()),

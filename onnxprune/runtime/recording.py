@@ -62,7 +62,8 @@ class Recording:
             outputs = {name.removeprefix("output:"): array for name, array in arrays.items()}
             return cls(outputs=outputs, **header)
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"'{path}' isn't a recording ({error}). Make one with onnxprune record.") from error
+            why = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise DataError(f"'{path}' isn't a recording ({why}). Make one with onnxprune record.") from error
 
 
 def record(model: str | Path, dataset: Dataset, settings: SessionSettings | None = None, batch: int = 64) -> Recording:

@@ -204,11 +204,10 @@ class Validation:
             what = f"{row.model}, {' against '.join(row.providers)}"
             rows.append((what, "", f"{seen.error_over_range:.1e} of range", f"{seen.agreement:.2%} alike", ""))
         rows += [row for comparison in self.latency for row in _latency_rows(comparison)]
-        if self.energy:
-            before, after = (estimate.total_mj for estimate in self.energy)
-            ratio = f"{after / before:.1%}" if before else ""
-            rows.append(("energy (estimate)", f"{before:.4g} mJ", f"{after:.4g} mJ", ratio, ""))
-        return rows
+        measured = [row for comparison in self.latency for row in _energy_rows(comparison)]
+        if self.energy and not measured:
+            measured = [_energy_row("energy (estimate)", *(estimate.total_mj for estimate in self.energy))]
+        return rows + measured
 
     def __str__(self) -> str:
         """The table, then every gate that didn't pass, then the verdict."""
@@ -311,6 +310,19 @@ def _latency_rows(comparison: LatencyComparison) -> list[tuple[str, str, str, st
         )
         for ratio in comparison.ratios
     ] + failed
+
+
+def _energy_rows(comparison: LatencyComparison) -> list[tuple[str, str, str, str, str]]:
+    """What an inference took by a counter of the machine, where there is one."""
+    if len(comparison.arms) != 2 or any(arm.energy_mj is None for arm in comparison.arms):
+        return []
+    what = f"energy {describe_setting(comparison)} ({comparison.arms[0].energy_source})"
+    return [_energy_row(what, *(arm.energy_mj for arm in comparison.arms))]
+
+
+def _energy_row(what: str, before_mj: float, after_mj: float) -> tuple[str, str, str, str, str]:
+    ratio = f"{after_mj / before_mj:.1%}" if before_mj else ""
+    return what, f"{before_mj:.4g} mJ", f"{after_mj:.4g} mJ", ratio, ""
 
 
 def as_plain(value: Any) -> Any:

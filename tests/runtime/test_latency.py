@@ -174,6 +174,14 @@ def test_an_arm_that_dies_while_it_is_measured(networks, net_path, tmp_path, mon
     assert len(bench.times_ms["reference"]) == len(bench.times_ms["other"]) >= 2
 
 
+@pytest.mark.parametrize("samples, known", [(298, False), (299, True)])
+def test_a_99th_percentile_needs_299_samples(net_path, samples, known):
+    alone = latency.probe(str(net_path), SessionSettings(), {"image": np.ones((1, 3, 12, 12), np.float32)})
+    arm = latency._arm("a", np.arange(1.0, samples + 1), alone, batch=1)
+    assert arm.samples == samples and (arm.p99_ms is not None) == known
+    assert arm.peak_memory_mb > 0
+
+
 @pytest.mark.parametrize(
     "low, ratio, high, seconds",
     [

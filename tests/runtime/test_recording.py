@@ -105,7 +105,9 @@ def test_timings_of_both_give_a_verdict_about_that_device(files):
 
 def test_timings_of_one_give_a_row_without_a_ratio(files):
     (found,) = compare_elsewhere(files(timings("bb", 2.0)), ("aa", "bb"))
-    assert found.ratios == () and found.refused == "Only the candidate was timed there: time the reference too."
+    assert found.ratios == () and found.refused.startswith(
+        "Only the candidate was timed there. Package the reference too"
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,7 @@ def test_timings_of_one_give_a_row_without_a_ratio(files):
         ([timings("cc", 1.0)], "timings of another model"),
         ([timings("aa", 1.0), timings("aa", 1.0)], "another file holds too"),
         ([timings("aa", 1.0), timings("bb", 1.0, device={"processor": "another"})], "different devices"),
-        ([{"format": "x"}], "isn't what a package's run.py"),
+        ([{"format": "x"}], "isn't what a package's run.py .*it has no 'format_version'"),
         ([timings("aa", 1.0, sessions=[])], "isn't what a package's run.py"),
     ],
 )

@@ -192,6 +192,17 @@ def test_why_not_cuda(monkeypatch, changes, sentence):
         assert why_refused("cpu") is None
 
 
+def test_libraries_that_pip_installed_are_loaded_before_any_is_missed(monkeypatch, capsys):
+    """ONNX Runtime's own preloading is asked first, and what it prints stays inside."""
+    loaded = set()
+    cuda.preload.cache_clear()
+    monkeypatch.setattr(cuda.onnxruntime, "preload_dlls", lambda: (loaded.add("all"), print("loading")))
+    monkeypatch.setattr(cuda, "_loads", lambda name: bool(loaded))
+    assert cuda.missing_libraries() == [] and loaded == {"all"}
+    assert capsys.readouterr().out == ""
+    cuda.preload.cache_clear()
+
+
 def test_this_machine_is_refused_by_name_or_has_a_device(net_path):
     """No mock: whatever this machine lacks is said, and nothing that runs on the CPU comes back."""
     reason = why_refused("cuda")

@@ -11,6 +11,7 @@ from onnxprune.errors import DataError, InputError, ModelError, NotEquivalentErr
 from onnxprune.runtime import validation as module
 from onnxprune.runtime.accuracy import WorstClass, record_outputs
 from onnxprune.runtime.data import Dataset
+from onnxprune.runtime.energy import estimate
 from onnxprune.runtime.equivalence import Equivalence, require
 from onnxprune.runtime.gates import decide_gates
 from onnxprune.runtime.latency import Arm, LatencyComparison, Ratio
@@ -119,6 +120,20 @@ def test_table():
     assert rows["latency cpu, batch 1, 1 thread"] == ("2.000 ms", "1.000 ms", "0.500 [0.480, 0.520]", "faster")
     text = str(found)
     assert all(words in text for words in ("98.00%", "failed: x: asked y, measured z (w)", "verdict: failed"))
+
+
+def test_energy_is_an_estimate_only_where_nothing_was_measured():
+    estimates = (estimate(2_000_000, 4_000), estimate(1_000_000, 4_000))
+    rows = {row[0]: row[1:] for row in result(energy=estimates).rows()}
+    assert rows["energy (estimate)"] == ("0.0102 mJ", "0.0056 mJ", "54.9%", "")
+    arms = tuple(
+        dataclasses.replace(arm, energy_mj=mj, energy_source="RAPL, all packages")
+        for arm, mj in zip(latency().arms, (8.0, 2.0), strict=True)
+    )
+    counted = dataclasses.replace(latency(), arms=arms)
+    rows = {row[0]: row[1:] for row in result(energy=estimates, latency=(counted,)).rows()}
+    assert rows["energy cpu, batch 1, 1 thread (RAPL, all packages)"] == ("8 mJ", "2 mJ", "25.0%", "")
+    assert "energy (estimate)" not in rows
 
 
 @pytest.fixture
