@@ -51,6 +51,7 @@ class ShrunkModel:
             "verdicts": report["verdicts"],
             "kept_dead": report["kept_dead"],
             "gone": report["gone"],
+            "kept": list(self.report.kept),
             "subnormals": self.report.subnormals,
             "max_error": None if proof is None else proof.max_error,
             "range": None if proof is None else proof.range,

@@ -341,8 +341,18 @@ def test_shrink_removes_the_dead_channels_and_proves_it(run, net, tmp_path):
     assert done["verdicts"] == {"removed": 3, "folded": 0, "merged": 0, "kept": 5}
     assert set(done["before"]) == set(done["after"]) == {"params", "macs", "bytes", "nodes"}
     assert done["max_error"] <= 1e-5 * done["range"] and done["proof"].startswith("equal")
+    assert done["seconds"] > 0 and done["kept_dead"] == []
+    assert [unit["where"] for unit in done["gone"]] == ["w1[0]", "w1[1]", "w1[2]"]
+    assert done["kept"] == [f"w1[{place}]" for place in range(5)]
     assert "not proved" in run("shrink", net, "-o", tmp_path / "small.onnx", "--no-verify").out
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_shrink_is_repeatable_and_done_once(run, net, tmp_path):
+    for source, target in ((net, "a.onnx"), (net, "b.onnx"), (tmp_path / "a.onnx", "c.onnx")):
+        assert run("shrink", source, "-o", tmp_path / target, "--no-verify").code == 0
+    first, *others = ((tmp_path / name).read_bytes() for name in ("a.onnx", "b.onnx", "c.onnx"))
+    assert others == [first, first]
 
 
 def test_gates_make_the_exit_code(run, net, tmp_path):

@@ -155,7 +155,7 @@ def write_shrink_report(
     `report` is what `ShrinkReport.as_dict` gives. Raises OutputError where the file can't be written.
     """
     verdicts = report["verdicts"]
-    removed = verdicts.get("removed", 0)
+    removed = sum(verdicts.get(word, 0) for word in ("removed", "folded", "merged"))
     page = render(
         "shrink_report.html.j2",
         title=title,
@@ -165,9 +165,17 @@ def write_shrink_report(
         tiles=figure_tiles(before, after) if removed else [],
         verdicts=[(verdict, f"{count:,}") for verdict, count in verdicts.items()],
         kept=_kept_dead(report["kept_dead"]),
+        notes=_notes(report),
         equivalence=equivalence_section(equivalence),
     )
     write_atomically(path, page)
+
+
+def _notes(report: Mapping[str, Any]) -> list[str]:
+    """On what the result rests, beside the graph."""
+    count, below = report.get("subnormals", 0), report.get("zero_below", 0.0)
+    notes = [f"{plural(count, 'weight')} smaller than {below:.3g} became 0 first."] if count else []
+    return [*notes, "Values inside the network are assumed to be finite."]
 
 
 def _kept_dead(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:

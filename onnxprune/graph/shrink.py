@@ -49,7 +49,8 @@ class Gone:
 
 @dataclass(frozen=True)
 class ShrinkReport:
-    """What `shrink` did. `verdicts` counts channels; `gone` lists the units that went, `kept_dead` what had to stay.
+    """What `shrink` did. `verdicts` counts channels; `gone` lists the units that went, `kept` names the first weight of
+    each that stays, `kept_dead` the channels among these that are dead.
 
     `steps` says what was done, in order; `subnormals` is the number of weights that were set to 0 beforehand because
     they were below `zero_below`.
@@ -59,6 +60,7 @@ class ShrinkReport:
     kept_dead: tuple[KeptDead, ...] = ()
     rounds: int = 0
     gone: tuple[Gone, ...] = ()
+    kept: tuple[str, ...] = ()
     steps: tuple[str, ...] = ()
     subnormals: int = 0
     zero_below: float = 0.0
@@ -115,7 +117,16 @@ def shrink(
         result = remove(model, found.channels, ())
     counts["kept"] = len({c for u in found.channels.units for c in u.channels})
     verdicts = {verdict: counts[verdict] for verdict in VERDICTS}
-    report = ShrinkReport(verdicts, tuple(found.kept_dead()), rounds, tuple(gone), tuple(steps), subnormals, below)
+    report = ShrinkReport(
+        verdicts,
+        tuple(found.kept_dead()),
+        rounds,
+        tuple(gone),
+        tuple(unit.where for unit in found.channels.units),
+        tuple(steps),
+        subnormals,
+        below,
+    )
     return result, report
 
 

@@ -330,7 +330,12 @@ def test_what_shrink_did(validation, tmp_path):
 
     write_shrink_report(
         tmp_path / "s.html",
-        report={"verdicts": {"removed": 1234, "kept": 16}, "kept_dead": [*map(kept, range(14)), kept(3, "conv<3>")]},
+        report={
+            "verdicts": {"removed": 1234, "folded": 66, "merged": 0, "kept": 16},
+            "kept_dead": [*map(kept, range(14)), kept(3, "conv<3>")],
+            "subnormals": 7,
+            "zero_below": 2.0**-126,
+        },
         before=validation.reference,
         after=validation.candidate,
         equivalence=validation.equivalence,
@@ -338,9 +343,10 @@ def test_what_shrink_did(validation, tmp_path):
     )
     page = Page((tmp_path / "s.html").read_text(encoding="utf-8"))
     for words in (
-        "1,234 channels removed",
+        "1,300 channels removed",
+        "7 weights smaller than 1.18e-38 became 0 first. Values inside the network are assumed to be finite.",
         "5.2× fewer MACs",
-        "removed 1,234 kept 16",
+        "removed 1,234 folded 66 merged 0 kept 16",
         "relu1 14 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, … conv2 read through zero padding",
         "relu1 1 3 conv<3> read through zero padding",
         "1.50e-07 (at most 1e-05)",
