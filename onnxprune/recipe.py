@@ -24,6 +24,10 @@ CRITERIA = (
     *("magnitude", "magnitude_l2", "neuron", "normalized", "obd", "parameter", "random", "random_magnitude"),
     *("sensitivity", "structure", "taylor"),
 )
+WEIGHT_CRITERIA = (
+    *("fisher", "gradient", "hessian", "lamp", "magnitude", "magnitude_l2", "normalized", "obd", "sensitivity"),
+    "taylor",
+)
 SCHEDULES = ("adaptive", "cubic", "exponential", "fixed", "linear", "one-shot", "threshold")
 ADJUSTMENTS = ("none", "rescale", "norm", "bias", "batchnorm", "least_squares")
 RANKINGS = ("global", "layer", "isomorphic")
@@ -164,6 +168,30 @@ class Threshold(_Section):
     most: Positive = 100
 
 
+class WeightThreshold(_Section):
+    """Single weights whose score isn't above it go: a number, or a part of sigma(W) or of the largest score."""
+
+    kind: Literal["fixed", "sigma", "max"] = "fixed"
+    value: Rate
+    everywhere: bool = False
+
+    @model_validator(mode="after")
+    def _something_is_left_of_a_maximum(self) -> "WeightThreshold":
+        if self.kind == "max" and self.value >= 1:
+            raise ValueError("value must be below 1 with the kind max")
+        return self
+
+
+class Weights(_Section):
+    """Single weights that go besides the units; ONNX Runtime's CPU provider gains nothing by them."""
+
+    share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    pattern: Annotated[str, Field(pattern=r"^\d+(:|x)\d+$")] | None = None
+    threshold: WeightThreshold | None = None
+    clip: tuple[float, float] | None = None
+    criterion: Literal[WEIGHT_CRITERIA] = "magnitude"
+
+
 class Finetuning(Training):
     """Training while and after pruning: the steps are spread between two fractions of the epochs, or so far apart."""
 
@@ -200,6 +228,7 @@ class Recipe(_Section):
     loss: Annotated[str, _one_of("cross_entropy")] = "cross_entropy"
 
     budget: Budget
+    weights: Weights | None = None
     criterion: Annotated[str, BeforeValidator(_check_criterion)] = "taylor"
     ranking: Literal[RANKINGS] = "global"
     retention: Fraction | None = None

@@ -20,6 +20,7 @@ from onnxprune.taskdata import TaskData
 
 if TYPE_CHECKING:
     from onnxprune.prune.schedule import Control
+    from onnxprune.prune.weights import SingleWeights
     from onnxprune.training.history import History
     from onnxprune.training.pruner import Pruner
 
@@ -75,7 +76,9 @@ class Workbench:
         """A module that can't be exported and a budget out of reach are better known before hours of training."""
         what = "rehearsing export and pruning"
         tell(self.progress, 0, 1, what)
+        weights = self.weights()
         once = {"criterion": "magnitude", "schedule": "one-shot", "retention": None}
+        once["weights"] = weights and dataclasses.replace(weights, criterion="magnitude")
         self.pruner(copy.deepcopy(self.module), **once).prune(1.0)
         tell(self.progress, 1, 1, what)
 
@@ -89,6 +92,7 @@ class Workbench:
             "ranking": recipe.ranking,
             "schedule": recipe.schedule,
             "retention": recipe.retention,
+            "weights": self.weights(),
         }
         return Pruner(
             module,
@@ -105,6 +109,17 @@ class Workbench:
             **{**asked, **how},
             **self.names,
         )
+
+    def weights(self) -> "SingleWeights | None":
+        """The rule for single weights."""
+        from onnxprune.prune.thresholds import Threshold
+        from onnxprune.prune.weights import SingleWeights
+
+        asked = self.recipe.weights
+        if asked is None:
+            return None
+        threshold = asked.threshold and Threshold(**asked.threshold.model_dump())
+        return SingleWeights(**{**asked.model_dump(), "threshold": threshold})
 
     def calibration(self) -> Iterable:
         """The first training samples as they are, in batches, for criteria that look at more than gradients."""

@@ -153,6 +153,34 @@ def test_a_trained_network_a_metric_of_ones_own_and_less_is_better(tiny_project,
     assert all(0 <= epoch["validation_metric"] <= 1 for epoch in history["epochs"])
 
 
+def test_steps_that_follow_the_metric_single_weights_and_readers_mended(tiny_project):
+    """A recipe names them all, in one run."""
+    run = pipeline.compress(
+        tiny_project / "recipe.yaml",
+        tiny_project / "run",
+        criterion="0.5*taylor + 0.5*activation",
+        ranking="layer",
+        schedule="adaptive",
+        adaptive={"first": 0.5, "tolerance": 0.9},
+        adjust="batchnorm",
+        calibration=64,
+        budget={"params": 0.8},
+        weights={"share": 0.5, "criterion": "taylor"},
+        finetune={"epochs": 4, "batch": 256, "prune_every": 1, "distillation": None},
+        gates={},
+    )
+    history = json.loads((run.path / "history.json").read_text())
+    assert [step["target"] for step in history["steps"]] == [0.5, 1.0]
+    assert all("less 90.0%" in step["reason"] for step in history["steps"])
+    assert run.validation.candidate.params <= 0.8 * run.validation.reference.params
+    left = []
+    for name in ("dense.onnx", "pruned.onnx"):
+        initializers = onnxprune.load(run.path / name).ir.graph.initializers.values()
+        left.append(sum(np.count_nonzero(v.const_value.numpy()) for v in initializers if len(v.shape) > 1))
+    # A kernel that lost all of its weights may have gone whole.
+    assert left[1] <= 0.5 * 0.81 * left[0]
+
+
 def test_both_backends_remove_the_same(finished):
     model = onnxprune.load(finished / "run" / "dense.onnx")
     channels = onnxprune.trace(model)

@@ -42,6 +42,10 @@ WRONG = {
     "an unknown schedule": ({"schedule": "quartic"}, "'schedule' is 'quartic'"),
     "an unknown ranking": ({"ranking": "local"}, "'ranking' is 'local'"),
     "a retention of another criterion": ({"retention": 0.1}, "retention goes with the criterion error_rate"),
+    "a pattern that is none": ({"weights": {"pattern": "some"}}, "'weights.pattern' is 'some'"),
+    "a share of single weights": ({"weights": {"share": 1}}, "'weights.share' is 1"),
+    "a threshold of everything": ({"weights": {"threshold": {"kind": "max", "value": 1}}}, "value must be below 1"),
+    "a criterion of no weights": ({"weights": {"criterion": "apoz"}}, "'weights.criterion' is 'apoz'"),
     "a factor that falls": ({"threshold": {"factor": 1}}, "'threshold.factor' is 1"),
     "an unknown provider": ({"providers": ["cpu", "tpu"]}, "give a list of cpu or cuda, or auto"),
     "no provider": ({"providers": []}, "give a list of cpu or cuda, or auto"),
@@ -137,6 +141,8 @@ def test_a_recipe_can_name_everything_that_is_there():
 
     assert sorted(recipes.CRITERIA) == sorted(criteria.CRITERIA)
     assert sorted(recipes.SCHEDULES) == sorted([*schedule.SCHEDULES, *schedule.OTHERS])
+    single = [name for name, c in criteria.CRITERIA.items() if c.scope == "weights" and "scale" not in c.reads]
+    assert sorted(recipes.WEIGHT_CRITERIA) == sorted(single)
     assert recipes.RANKINGS == ranking.RANKINGS
     assert recipes.ADJUSTMENTS == adjusting.ADJUSTMENTS
     for name in (*recipes.CRITERIA, "0.5*taylor + 1e-3*apoz", "lamp+fpgm", "my.code:criterion"):

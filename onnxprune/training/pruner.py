@@ -17,6 +17,7 @@ therefore owns a mask over each parameter, and there is no second analysis of de
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from typing import Any
 
 import numpy as np
@@ -31,10 +32,12 @@ from onnxprune.graph.units import Channels, trace
 from onnxprune.prune import criteria
 from onnxprune.prune import schedule as schedules
 from onnxprune.prune.plan import Plan, Planner
+from onnxprune.prune.weights import SingleWeights
 from onnxprune.runtime.equivalence import Equivalence, compare_outputs, random_feeds, require
 from onnxprune.training import adjusting
 from onnxprune.training.export import evaluation_mode, export_module, optimized
 from onnxprune.training.scoring import Batches, Loss, Scorer
+from onnxprune.training.single import WeightPruner
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,9 @@ class Pruner:
     module: the network; trained in place by the caller.
     example_inputs: tensors [N, ...], as the network takes them.
     budget: {"macs" | "params" | "bytes": what may be left}; up to 1 a fraction of the dense network, above a figure.
+        Costs of units: single weights don't count, and with `weights` the budget may be empty.
+    weights: single weights that go besides, see `onnxprune.prune.weights.SingleWeights`; they are chosen among those
+        that the units leave.
     criterion: a name of `onnxprune.prune.criteria`, such as "taylor"; a weighted sum of ranks, such as "0.5*taylor +
         0.5*magnitude"; or a callable (weight, gradient) -> saliency, arrays of one shape.
     ranking: "global" weighs all units against each other; "layer" takes the same share of every layer, "isomorphic" of
@@ -88,6 +94,7 @@ class Pruner:
         example_inputs: Sequence[torch.Tensor],
         *,
         budget: Mapping[str, float],
+        weights: SingleWeights | None = None,
         criterion: "str | Callable" = "taylor",
         ranking: str = "global",
         schedule: "str | schedules.Schedule" = "cubic",
@@ -133,12 +140,14 @@ class Pruner:
         self.channels = channels or self._trace()
         self._parameters = self._traced_parameters()
         self._planner = Planner(self.channels, **self._planning)
-        self._budget = self._planner.fractions(budget)
+        self._budget = self._planner.fractions(budget) if budget or weights is None else {}
         self._planner.check(self._budget)
         self._deleted = np.zeros(self.channels.count, bool)
         self._masks: dict[str, torch.Tensor] = {}
+        self._held: dict[str, torch.Tensor] = {}
         self._adjuster = adjusting.Adjuster(adjusting.check(adjust), module, self._parameters, seed)
         self._scorer = Scorer(criterion, module, self._parameters, loss, seed)
+        self._weights = weights and WeightPruner(weights, module, self._matrices(), loss, seed)
 
     def __repr__(self) -> str:
         left = ", ".join(f"{value:.1%} of {name}" for name, value in self.cost.items())
@@ -159,6 +168,8 @@ class Pruner:
         """
         with torch.no_grad():
             self._scorer.gather()
+            if self._weights is not None:
+                self._weights.scorer.gather()
             self._prune_if_due()
             self._apply_masks()
             if optimizer is not None:
@@ -184,6 +195,7 @@ class Pruner:
         target = {name: self._schedule(progress, fraction) for name, fraction in self._budget.items()}
         plan = self._planner.plan(scores, target, self._deleted_units(), self._staying(scores))
         self._cut(plan)
+        self._prune_weights(progress)
         return plan
 
     def prune_below(self, theta: float) -> float:
@@ -195,7 +207,9 @@ class Pruner:
         plan = self._planner.plan_below(scores, theta, self._budget, self._deleted_units(), self._staying(scores))
         self._cut(plan)
         ways = [(1 - plan.cost[name], 1 - limit) for name, limit in self._budget.items()]
-        return min(1.0 if gone >= whole - 1e-9 else gone / whole for gone, whole in ways)
+        progress = min((1.0 if gone >= whole - 1e-9 else gone / whole for gone, whole in ways), default=1.0)
+        self._prune_weights(progress)
+        return progress
 
     def threshold_at(self, share: float) -> float:
         """The score that `share` of the units that are left don't exceed."""
@@ -242,6 +256,16 @@ class Pruner:
         return list(self._calibration())
 
     @property
+    def density(self) -> float:
+        """The share of the matrices' and kernels' weights that no mask holds at zero; those of `keep` count as well."""
+        total = sum(self._parameters[name].numel() for name in self._scorer.layouts)
+        left = sum(
+            int(self._held[name].sum()) if name in self._held else self._parameters[name].numel()
+            for name in self._scorer.layouts
+        )
+        return left / max(total, 1)
+
+    @property
     def cost(self) -> dict[str, float]:
         """What is left of the dense network: {"macs": fraction, "params": ..., "bytes": ...}."""
         return self._planner.cost_without(self._deleted_units())
@@ -261,24 +285,30 @@ class Pruner:
 
     # ---- state ------------------------------------------------------------------------------------------------------
 
-    def snapshot(self) -> dict[str, torch.Tensor]:
-        """Which channels are deleted; the weights are in the module's own state."""
-        return {"deleted": torch.from_numpy(self._deleted.copy())}
+    def snapshot(self) -> dict[str, Any]:
+        """Which channels are deleted and which single weights stay; the weights are in the module's own state."""
+        single = {} if self._weights is None else self._weights.snapshot()
+        return {"deleted": torch.from_numpy(self._deleted.copy()), "single": single}
 
-    def restore(self, snapshot: Mapping[str, torch.Tensor]) -> None:
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Go back to a snapshot. Restore the module's weights before: masked ones are zero."""
+        if self._weights is not None:
+            self._weights.restore(snapshot["single"])
         self._set_deleted(snapshot["deleted"].numpy().copy())
 
     def state_dict(self) -> dict[str, Any]:
         """Masks and gathered saliency, as tensors."""
         deleted = torch.from_numpy(self._deleted.copy())
-        return {"deleted": deleted, "saliency": self._scorer.state_dict(), "steps": self._steps}
+        state = {"deleted": deleted, "saliency": self._scorer.state_dict(), "steps": self._steps}
+        return state if self._weights is None else {**state, "single": self._weights.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`. Raises DataError for the state of another network."""
         if len(state["deleted"]) != self.channels.count:
             raise DataError("This pruner state belongs to another network. Give the network it was saved from.")
         self._scorer.load_state_dict(state["saliency"])
+        if self._weights is not None:
+            self._weights.load_state_dict(state["single"])
         self._steps = int(state["steps"])
         self._set_deleted(state["deleted"].numpy().copy())
 
@@ -355,22 +385,43 @@ class Pruner:
             for name, parameter in self._parameters.items()
             if name in masks
         }
+        self._hold()
+
+    def _hold(self) -> None:
+        """Put units' and single weights' masks together, and apply them."""
+        self._held = dict(self._masks) if self._weights is None else self._weights.with_units(self._masks)
         with torch.no_grad():
             self._apply_masks()
+
+    def _matrices(self) -> dict[str, nn.Parameter]:
+        """The matrices and kernels that `keep` says nothing about."""
+        return {
+            name: parameter
+            for name, parameter in self._parameters.items()
+            if name in self._scorer.layouts
+            and not any(fnmatch(name, f"*{pattern}*") for pattern in self._planning["keep"])
+        }
+
+    def _prune_weights(self, progress: float) -> None:
+        if self._weights is not None:
+            self._weights.choose(self._schedule, progress, self._masks, lambda: self._look_at("criterion"))
+            self._hold()
 
     def _use(self, channels: Channels) -> None:
         if channels is not self.channels:
             self.channels, self._planner = channels, Planner(channels, **self._planning)
 
     def _apply_masks(self) -> None:
-        for name, mask in self._masks.items():
+        if self._weights is not None:
+            self._weights.clip()
+        for name, mask in self._held.items():
             parameter = self._parameters[name]
             parameter.mul_(mask)
             if parameter.grad is not None:
                 parameter.grad.mul_(mask)
 
     def _mask_state(self, optimizer: torch.optim.Optimizer) -> None:
-        for name, mask in self._masks.items():
+        for name, mask in self._held.items():
             for entry in optimizer.state.get(self._parameters[name], {}).values():
                 if isinstance(entry, torch.Tensor) and entry.shape == mask.shape:
                     entry.mul_(mask)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from onnxprune.errors import InputError
+from onnxprune.errors import InputError, RecipeError
 from onnxprune.graph.units import Channels
 from onnxprune.prune import criteria
 from onnxprune.prune.channelwise import ChannelScores, squares_of_inputs, squares_of_outputs
@@ -139,14 +139,36 @@ class Scorer:
             combined[members] = criteria.combine([(weight, scores[members]) for weight, scores in parts])
         return combined
 
-    def _of_channels(self, channels: Channels, number: int) -> ChannelScores:
-        scores = ChannelScores(channels)
+    def require_weights(self) -> None:
+        """Raises RecipeError for a criterion that has no scores of single weights."""
+        for _, term in self.terms:
+            if term.scope != "weights" or "scale" in term.reads or len(self.terms) > 1:
+                raise RecipeError(
+                    f"The criterion '{term.name}' doesn't score single weights by itself. Give one that does, such as "
+                    "magnitude, taylor or obd."
+                )
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """{parameter: the score of each of its weights, at least 0}."""
+        term, means = self._gathered(0)
+        if not (criteria.WHILE_TRAINING | criteria.IN_A_PASS) & set(term.reads):
+            means = {name: term(weight=array(p)) for name, p in self.parameters.items()}
+        found = {name: np.maximum(value, 0) for name, value in means.items()}
+        criteria.require_finite(found)
+        return found
+
+    def _gathered(self, number: int) -> tuple[criteria.Criterion, dict[str, np.ndarray]]:
         term, means = self.terms[number][1], self._means[number]
         if criteria.WHILE_TRAINING & set(term.reads) and not means:
             raise InputError(
                 f"No gradient was seen yet, and the criterion '{term.name}' needs some. Call step() after backward() "
                 "before prune()."
             )
+        return term, means
+
+    def _of_channels(self, channels: Channels, number: int) -> ChannelScores:
+        scores = ChannelScores(channels)
+        term, means = self._gathered(number)
         if term.scope == "channels":
             return self._through(channels, term)
         if not (criteria.WHILE_TRAINING | criteria.IN_A_PASS) & set(term.reads):
