@@ -135,7 +135,7 @@ def fold_shape_arithmetic(model: ir.Model) -> None:
         if any(out.is_graph_output() for out in node.outputs):
             continue
         for out, array in zip(node.outputs, results, strict=True):
-            _become_initializer(graph, out, array)
+            become_initializer(graph, out, array)
         graph.remove(node, safe=True)
     for node in graph:
         if node.op_type in ("Conv", "ConvTranspose", "Gemm") and not node.domain:
@@ -196,7 +196,8 @@ def _static_shape(node: ir.Node) -> list[np.ndarray] | None:
     return [np.array(dims, np.int64)]
 
 
-def _become_initializer(graph: ir.Graph, out: ir.Value, array: np.ndarray) -> None:
+def become_initializer(graph: ir.Graph, out: ir.Value, array: np.ndarray) -> None:
+    """Let readers of `out`, which keeps its producer, read an initializer of its name instead."""
     tensor = ir.tensor(np.asarray(array, order="C"), name=out.name)
     value = ir.Value(name=out.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
     value.meta["folded"] = True

@@ -160,7 +160,7 @@ class Ledger:
 
     def marks(self) -> tuple[int, ...]:
         """Where the ledger ends now, for `mentioned`."""
-        return len(self.ties), len(self.pins), len(self.rows), len(self.summed)
+        return len(self.ties), len(self.pins), len(self.rows), len(self.summed), len(self.restated)
 
     def mentioned(self, since: tuple[int, ...]) -> list[np.ndarray]:
         """The labels written down since `marks()`, in pieces."""
@@ -170,6 +170,7 @@ class Ledger:
             + [labels for _, labels, _ in pins]
             + [labels.ravel() for pair in rows for labels in pair]
             + self.summed[since[3] :]
+            + self.restated[since[4] :]
         )
 
     def solve(self) -> np.ndarray:

@@ -45,6 +45,10 @@ def mask(model: Model, channels: Channels, units: Iterable[Unit | int]) -> Model
                 before = _before_reshape(channels, node.inputs[0])
                 source = None if before is None else np.asarray(channels.keep_mask(before, deleted))
                 _restate(graph, twin, np.asarray(keep), channels.trace.shape_of[node.inputs[0]], source)
+        if node in channels.trace.moments:
+            keep = np.asarray(channels.keep_mask(node.inputs[0], deleted))
+            if not keep.all():
+                _mean_of_kept(graph, twin, keep, channels.trace.shape_of[node.inputs[0]])
         index = _divisor(node)
         if index is not None:
             keep = channels.keep_mask(node.inputs[index], deleted)
@@ -66,6 +70,23 @@ def mask(model: Model, channels: Channels, units: Iterable[Unit | int]) -> Model
             user.replace_input_with(index, node.outputs[0])
         graph.insert_before(graph[0], node)
     return Model(copy, model.name, dict(model.copies))
+
+
+def _mean_of_kept(graph: ir.Graph, node: ir.Node, keep: np.ndarray, shape: tuple[int, ...]) -> None:
+    """A mean over what `keep` keeps: of the rest nothing is added, and the sum is divided by fewer."""
+    write = _Writer(graph, node)
+    x, out = node.inputs[0], node.outputs[0]
+    dtype = _dtype(x).numpy()
+    given = node.attributes["axes"].as_ints() if "axes" in node.attributes else node.inputs[1].const_value.numpy()
+    axes = tuple(int(axis) % len(shape) for axis in np.ravel(given))
+    fraction = keep.mean(axis=axes, keepdims=True).clip(1e-9)
+    if not (node.attributes["keepdims"].as_int() if "keepdims" in node.attributes else 1):
+        fraction = fraction.squeeze(axes)
+    readers = list(out.uses())
+    node.replace_input_with(0, write("Mul", x, write.constant(keep.astype(dtype))))
+    mean = _Writer(graph, node, after=True)("Div", out, write.constant(fraction.astype(dtype)))
+    for reader, index in readers:
+        reader.replace_input_with(index, mean)
 
 
 def _divisor(node: ir.Node) -> int | None:
@@ -173,24 +194,26 @@ def _restate(
 
 
 class _Writer:
-    """Writes nodes before one node of a graph."""
+    """Writes nodes before one node of a graph, or a node behind it."""
 
-    def __init__(self, graph: ir.Graph, before: ir.Node):
-        self.graph, self.before, self.count = graph, before, 0
+    def __init__(self, graph: ir.Graph, beside: ir.Node, *, after: bool = False):
+        self.graph, self.beside, self.count = graph, beside, 0
+        self.insert = graph.insert_after if after else graph.insert_before
+        self.prefix = f"{beside.name}.{'kept' if after else 'restated'}"
         self.version = graph.opset_imports.get("", 1)
 
     def __call__(self, operator: str, *operands: ir.Value, **attributes: int | list[int]) -> ir.Value:
         self.count += 1
-        name = f"{self.before.name}.restated{self.count}"
+        name = f"{self.prefix}{self.count}"
         listed = [ir.AttrInt64s(k, v) if isinstance(v, list) else ir.AttrInt64(k, v) for k, v in attributes.items()]
         node = ir.Node("", operator, operands, listed, name=name)
         node.outputs[0].name = name
-        self.graph.insert_before(self.before, node)
+        self.insert(self.beside, node)
         return node.outputs[0]
 
     def constant(self, array: np.ndarray) -> ir.Value:
         self.count += 1
-        name = f"{self.before.name}.restated{self.count}"
+        name = f"{self.prefix}{self.count}"
         tensor = ir.tensor(np.asarray(array), name=name)
         value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
         self.graph.register_initializer(value)

@@ -29,6 +29,7 @@ from onnxprune.graph.fold import fold_shape_arithmetic
 from onnxprune.graph.limits import Limits, current_limits
 from onnxprune.graph.names import free_name, value_names
 from onnxprune.graph.refusals import check
+from onnxprune.graph.standardisation import fold_standardised_weights
 from onnxprune.graph.tensors import check_external, check_finite
 from onnxprune.graph.views import restore_reshapes
 
@@ -60,9 +61,10 @@ class Model:
 def load(source: Any, *, unshare: bool = True, limits: Limits | None = None) -> Model:
     """Read a model from a path, bytes, `onnx.ModelProto`, `onnx_ir.Model` or `onnx_graphsurgeon.Graph`.
 
-    `unshare=False` keeps initializers that are used several times as they are, for graphs where they are shared on
-    purpose. The source is never modified. Raises ModelError, naming the place, for a missing file, a file that isn't
-    ONNX, everything that `refusals.check` refuses, and what is beyond `limits` (default: those in force).
+    `unshare=False` keeps a module's parameters as they are: those that are used several times are shared on purpose,
+    and those that are standardised each time are trained. The source is never modified. Raises ModelError, naming the
+    place, for a missing file, a file that isn't ONNX, everything that `refusals.check` refuses, and what is beyond
+    `limits` (default: those in force).
     """
     if isinstance(source, Model):
         return source
@@ -108,6 +110,8 @@ def normalise(model: ir.Model, name: str = "model", *, where: str = "the model",
     _name_everything(model.graph)
     fold_shape_arithmetic(model)
     restore_reshapes(model)
+    if unshare:
+        fold_standardised_weights(model)
     RemoveUnusedNodesPass()(model)
     return Model(model, name, _unshare(model.graph) if unshare else {})
 

@@ -132,6 +132,7 @@ def _mend(model: Model, channels: Channels, copy: ir.Model, twin, masks, after) 
             value=lambda i, other=other: _value(other, i, values),
             dynamic=trace.is_dynamic,
             is_same_size=trace.is_same_size,
+            is_moment=node in trace.moments,
         )
         mended = function(change)
         if mended is not None:

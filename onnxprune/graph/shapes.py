@@ -63,7 +63,7 @@ def probe(model: ir.Model, number: int = 0) -> Shapes:
     """Shapes under the first (0) or second (1) assignment of primes to symbolic sizes.
 
     Where no assignment passes strict inference (a contradiction, or an operator that it can't handle), shapes that
-    can't be found are left out.
+    can't be found are left out. Small sizes that leave nothing of an image are passed over.
     """
     names = symbols(model)
     batches = {_symbol(v, 0, v.shape[0]) for v in _real_inputs(model.graph) if v.shape is not None and v.shape.rank()}
@@ -72,13 +72,19 @@ def probe(model: ir.Model, number: int = 0) -> Shapes:
     if number:
         primes = _far_from(primes, _primes(model, len(PRIMES), SECOND_FROM))
     first: dict[str, int] = {}
+    emptied: Shapes | None = None
     for scale in SCALES if names else SCALES[:1]:
         sizes = {name: primes[i] * (scale if i or len(names) == 1 else 1) for i, name in enumerate(names)}
         first = first or sizes
         try:
-            return infer(model, sizes)
+            found = infer(model, sizes)
         except InferenceError:
             continue
+        if not any(0 in found.shape_of.get(out, ()) for node in model.graph for out in node.outputs):
+            return found
+        emptied = emptied or found
+    if emptied is not None:
+        return emptied
     try:
         return infer(model, first, strict=False)
     except InferenceError as error:
@@ -125,7 +131,13 @@ def infer(model: ir.Model, sizes: Mapping[str, int], *, strict: bool = True) -> 
     can_follow = all(shape[0] <= LONGEST_FOLLOWED for shape in shape_of.values() if len(shape) == 1)
     told = 0
     while True:
-        shape_of, _ = _inferred(model, proto, sizes, strict, with_values=can_follow)
+        try:
+            shape_of, _ = _inferred(model, proto, sizes, strict, with_values=can_follow)
+        except InferenceError:  # onnx adds lists of other lengths wrongly; what contradicts itself does so without, too
+            if not can_follow:
+                raise
+            can_follow = False
+            continue
         if all(out in shape_of for node in model.graph for out in node.outputs):
             return Shapes(shape_of, sizes)
         values = {

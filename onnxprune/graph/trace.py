@@ -12,6 +12,7 @@ from onnxprune.graph.bounds import labels_are_bounded
 from onnxprune.graph.contradictions import contradicts, fits_together
 from onnxprune.graph.labels import Ledger, facet, spans
 from onnxprune.graph.model import Model
+from onnxprune.graph.moments import moments
 from onnxprune.graph.rules import RULES, SHAPE_INPUTS, Op, Tensor
 from onnxprune.graph.rules.layout import WIDEST
 from onnxprune.graph.rules.registry import ADAPTS, REASONS, RESHAPES, WEIGHT_LABELS, Facets
@@ -28,6 +29,8 @@ class Trace:
     values: Mapping[ir.Value, np.ndarray]
     other_values: Mapping[ir.Value, np.ndarray]
     ledger: Ledger
+    #: The means that a normalisation, written out, takes over what is kept.
+    moments: frozenset[ir.Node] = frozenset()
 
     def static(self, value: ir.Value) -> np.ndarray | None:
         """The value of a small constant or of shape arithmetic that depends on no symbolic size."""
@@ -69,7 +72,7 @@ def walk(model: Model) -> Trace:
                 first.pop(out, None)
     values = shapes.evaluate(model.ir, first)
     other_values = values if other is first else shapes.evaluate(model.ir, other)
-    trace = Trace(model, {}, first, other, values, other_values, Ledger())
+    trace = Trace(model, {}, first, other, values, other_values, Ledger(), moments(model.ir.graph))
     _Walk(trace).run()
     return trace
 
@@ -172,7 +175,8 @@ class _Walk:
         captured = [v for a in node.attributes.values() for v in _captured(a, node.graph)]
         inputs = [None if v is None else self._tensor(v) for v in node.inputs]
         outputs = [self._tensor(v) for v in node.outputs]
-        op = Op(node, inputs, outputs, node.version or self._opset(node), self.ledger, self.trace.is_dynamic)
+        version, trace = node.version or self._opset(node), self.trace
+        op = Op(node, inputs, outputs, version, self.ledger, trace.is_dynamic, node in trace.moments)
         for value in captured:
             op.pin(self.facets.get(value, ()), "captures it in a subgraph")
         function = RULES.get(key)

@@ -232,3 +232,26 @@ def test_missing_biases_are_folded_away(oracle):
     loaded = load(source)
     assert [node.op_type for node in loaded.ir.graph] == ["Conv", "Conv"]
     assert set(loaded.ir.graph.initializers) == {"w0", "w9"}
+
+
+STANDARDISED = (
+    "r = Reshape(w1, flat) m = ReduceMean<keepdims=1>(r, ax) d = Sub(r, m) p = Mul(d, d) v = ReduceMean(p, ax) "
+    "e = Add(v, eps) s = Sqrt(e) n = Div(d, s) k = Mul(n, gain) w = Reshape(k, back) a = Conv(x, w0) y = Conv(a, w)"
+)
+STANDARDISED_CONSTANTS = {
+    "flat": np.array([5, -1]),
+    "back": np.array([5, 8, 1, 1]),
+    "ax": np.array([1]),
+    "eps": np.float32(1e-5),
+}
+
+
+def test_standardised_weights_are_what_they_come_to(oracle):
+    weights = {"w0": (8, 3, 3, 3), "w1": (5, 8, 1, 1), "gain": (5, 1)}
+    source = oracle.parse(STANDARDISED, {"x": "N,3,8,8"}, weights, STANDARDISED_CONSTANTS)
+    model, as_module = load(source), load(source, unshare=False)
+    assert [node.op_type for node in model.ir.graph] == ["Conv", "Conv"]
+    assert "w1" in as_module.ir.graph.initializers, "the module trains it"
+    feed = oracle.feeds_for(model, 2)
+    assert oracle.error_over_range(oracle.run(as_module, feed), oracle.run(model, feed)) < 1e-6
+    assert len(oracle.check(source).units) == 8

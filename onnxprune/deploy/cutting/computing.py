@@ -72,10 +72,26 @@ def conv_transpose(node: gs.Node, tensors: Tensors) -> list[Flags]:
     return [_convolved(node, tensors, lambda weight: weight)]
 
 
+def _single_places(node: gs.Node, tensors: Tensors) -> list[int]:
+    """The axes along which the window is one place, and the next place is beside it: flags go on along them."""
+    (x, y), window = (
+        (tensors.shapes[t.name] for t in (node.inputs[0], node.outputs[0])),
+        tensors.shapes[node.inputs[1].name],
+    )
+    padded, steps = any(node.attrs.get("pads", ())), node.attrs.get("strides", [1] * len(x))
+    alike = [a for a in range(2, len(x)) if window[a] == 1 and steps[a - 2] == 1 and x[a] == y[a]]
+    return alike if node.attrs.get("group", 1) == 1 and not padded else []
+
+
 def _convolved(node: gs.Node, tensors: Tensors, inputs_first) -> Flags:
     """Flags of the output. Inputs have to go as what reads them does, and groups stay equal."""
     source, groups = node.inputs[0], node.attrs.get("group", 1)
-    x = whole_slices(node, tensors.along(source, 1), range(2, len(tensors.shapes[source.name])))
+    x, positions = tensors.along(source, 1), []
+    for axis in _single_places(node, tensors):
+        gone = x.all(axis=other_axes(x, axis), keepdims=True)
+        positions.append(gone)
+        x = np.compress(~gone.ravel(), x, axis)
+    x = whole_slices(node, x, range(2, x.ndim))
     weight = tensors.along(node.inputs[1], 0, 1)
     weight = whole_slices(node, weight, range(2, weight.ndim)).reshape(groups, -1, weight.shape[1])
     filters = inputs_first(weight)  # [group, input, output]
@@ -89,7 +105,7 @@ def _convolved(node: gs.Node, tensors: Tensors, inputs_first) -> Flags:
         if len(np.unique(places.sum(axis=1))) > 1:
             raise refusal(node, "makes of groups that don't shrink alike")
     samples = x.all(axis=other_axes(x, 0), keepdims=True)
-    flags = samples | outputs.reshape(1, -1, *[1] * (x.ndim - 2))
+    flags = reduce(np.logical_or, positions, samples | outputs.reshape(1, -1, *[1] * (x.ndim - 2)))
     bias = operand(node, 2)
     if bias is not None:
         check_agrees(node, outputs.reshape(-1), tensors.whole(bias), tensors.shapes[bias.name])
@@ -234,7 +250,7 @@ def mean_over_all(node: gs.Node, tensors: Tensors) -> None:
 
     Statistics of a normalisation are those of what is kept.
     """
-    if node.name not in tensors.statistics:
+    if node.name not in tensors.moments:
         share = _share_left(node, tensors, _reduced_axes(node, tensors, len(tensors.shapes[node.inputs[0].name])))
         if share not in (0.0, 1.0):
             tensors.scale_output(node, share)

@@ -1,6 +1,6 @@
 """Deletion: flags flow from the initializers, initializers are cut, and what mentions a size is written anew."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,8 @@ def remove(model: Model, channels: Channels, units: Iterable[Unit | int]) -> Mod
         raise InputError("These channels were traced from another model. Trace the model you are changing.")
     units = list(units)
     sums = {block.add.name: 1 - block.operand for block in channels.dropped(units)}
-    return delete(model, channels.keep_masks(units) | _filled(channels, units), sums)
+    moments = [node.name for node in channels.trace.moments]
+    return delete(model, channels.keep_masks(units) | _filled(channels, units), sums, moments)
 
 
 def _filled(channels: Channels, units: Sequence[Unit | int]) -> dict[str, np.ndarray]:
@@ -40,11 +41,13 @@ def _filled(channels: Channels, units: Sequence[Unit | int]) -> dict[str, np.nda
     return {name: mask for name, mask in masks.items() if not mask.all()}
 
 
-def delete(model: Model, keep_masks: Mapping[str, np.ndarray], sums: Mapping[str, int]) -> Model:
+def delete(
+    model: Model, keep_masks: Mapping[str, np.ndarray], sums: Mapping[str, int], moments: Collection[str] = ()
+) -> Model:
     """Return `model` without the elements of tensors for which a mask is False, and what follows from them.
 
     The tensors are initializers and what is filled with a number. `sums` names nodes of which a single operand is left:
-    {Add: operand}.
+    {Add: operand}; `moments` those that take a normalisation's statistics over what is kept.
     """
     probes = [shapes.probe(model.ir, number) for number in (0, 1)]
     values = [shapes.evaluate(model.ir, found.shape_of) for found in probes]
@@ -52,7 +55,8 @@ def delete(model: Model, keep_masks: Mapping[str, np.ndarray], sums: Mapping[str
     opened = open_graph(model, defaults_vary=False)
     graph = opened.graph
     with quiet():
-        tensors = Tensors(graph, goes, *(_by_name(found.shape_of) for found in probes), tuple(map(_by_name, values)))
+        sizes = [_by_name(found.shape_of) for found in probes]
+        tensors = Tensors(graph, goes, *sizes, tuple(map(_by_name, values)), moments)
         for node in graph.nodes:
             tensors.flow(node)
         for node in list(graph.nodes):

@@ -51,7 +51,7 @@ class Tensors:
     """What goes of every tensor, and shapes under two probes, which tell fixed sizes from symbolic ones.
 
     `values` are those of sizes and of what is computed from sizes alone, under the first probe and under the second.
-    `statistics` names the means that are taken over what is kept: those of a normalisation that was written out.
+    `moments` names the means that are taken over what is kept: those of a normalisation that was written out.
     """
 
     graph: gs.Graph
@@ -59,7 +59,7 @@ class Tensors:
     shapes: Mapping[str, tuple[int, ...]]
     others: Mapping[str, tuple[int, ...]]
     values: tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]] = ({}, {})
-    statistics: Collection[str] = frozenset()
+    moments: Collection[str] = frozenset()
     #: Tensors that are computed from sizes that change.
     measured: set[str] = field(default_factory=set)
 

@@ -73,12 +73,15 @@ def conv_transpose(op: Op) -> Facets:
 
 def _convolution(op: Op, weight_out: int) -> Facets:
     """Either convolution; `weight_out` is the weight's axis of outputs, the other one is that of inputs."""
-    x, w = _window_free(op)
+    single = _single_places(op) if op.attr("group", 1) == 1 else ()
+    x, w = _window_free(op, single)
     spatial = len(x.shape) - 2
     op.ledger.kind(_labels(w.facing(weight_out)), "channel")
     if op.attr("group", 1) == 1:
         kernel = ("co" if weight_out else "oc") + "efghij"[:spatial]
-        out = contract(op, [(x, "nc" + "uvwxyz"[:spatial]), (w, kernel)], "no" + "klmpqr"[:spatial])
+        before = "uvwxyz"[:spatial]
+        after = "".join(b if axis in single else a for axis, b, a in zip(range(2, 8), before, "klmpqr", strict=False))
+        out = contract(op, [(x, f"nc{before}"), (w, kernel)], f"no{after}")
     else:
         out = _grouped(op, x, w, weight_out)
     return add_bias(op, out, op.input(2))
@@ -88,11 +91,20 @@ def _labels(facets: Facets) -> np.ndarray:
     return np.concatenate([f.ravel() for f in facets]) if facets else np.empty(0, np.int64)
 
 
-def _window_free(op: Op) -> tuple[Tensor, Tensor]:
+def _single_places(op: Op) -> tuple[int, ...]:
+    """The axes whose window is a single place, one beside the other: each place goes on by itself."""
+    x, w, out = op.inputs[0].shape, op.inputs[1].shape, op.outputs[0].shape
+    strides, pads = op.attr("strides", (1,) * len(x)), op.attr("pads", (0,) * 2 * len(x))
+    return tuple(
+        a for a in range(2, len(x)) if w[a] == 1 and strides[a - 2] == 1 and pads[a - 2] == 0 and out[a] == x[a]
+    )
+
+
+def _window_free(op: Op, single: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Input and weight without labels that change within a window: those are tied, or pinned."""
     found = []
     for tensor in op.inputs[:2]:
-        axes = range(2, len(tensor.shape))
+        axes = [axis for axis in range(2, len(tensor.shape)) if axis not in single]
         facets = op.collapse(tensor.facets, axes, "slides a window over the axis")
         found.append(tensor.view(tensor.shape, facets))
     return found[0], found[1]

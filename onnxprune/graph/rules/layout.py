@@ -106,7 +106,7 @@ def concat(op: Op) -> Facets:
         t.view((*t.shape[:axis], along, *t.shape[axis + 1 :]), tuple(f for f in t.facets if f.shape[axis] == 1))
         for t in tensors
     ]
-    result = list(op.meet(across))
+    result = list(op.meet(across, alike))
     for number in range(max(len(t.facing(axis)) for t in tensors)):
         parts = [t.facing(axis)[number] if number < len(t.facing(axis)) else None for t in tensors]
         shape = np.broadcast_shapes(
@@ -116,9 +116,14 @@ def concat(op: Op) -> Facets:
         for tensor, part in zip(tensors, parts, strict=True):
             size = (*shape[:axis], tensor.shape[axis], *shape[axis + 1 :])
             pieces.append(np.broadcast_to(np.array(PINNED) if part is None else part, size))
-        ghosts = {ghost_of(p) for p in parts if p is not None}
-        result.append(labelled(np.concatenate(pieces, axis), ghosts.pop() if len(ghosts) == 1 else None))
+        ghost = alike([ghost_of(p) for p in parts if p is not None])
+        result.append(labelled(np.concatenate(pieces, axis), ghost))
     return settle(op, result)
+
+
+def alike(held: Sequence[float | None]) -> float | None:
+    """What all hold, where it is the same."""
+    return held[0] if len(set(held)) == 1 else None
 
 
 @rule("", "Tile", shape_inputs=(1,), reshapes=True)

@@ -47,7 +47,10 @@ def pool(op: Op) -> list[Facets]:
 
 @rule("", *REDUCTIONS, shape_inputs=(1,))
 def reduce(op: Op) -> Facets | None:
-    """Sums, means and norms over labelled axes are exact where deleted places hold 0; the others pin those axes."""
+    """Sums, means and norms over labelled axes are exact where deleted places hold 0; the others pin those axes.
+
+    The mean and variance of a normalisation that is written out are restated.
+    """
     x = op.inputs[0]
     rank = len(x.shape)
     axes = _axes(op, rank)
@@ -55,13 +58,17 @@ def reduce(op: Op) -> Facets | None:
         op.pin(x.facets, "reduces over axes that are computed")
         return None
     operator = op.node.op_type
-    added = [f for f in x.facets if operator in ADDS_ZERO and ghost_of(f) == 0.0 and set(spans(f)) & set(axes)]
+    touched = [f for f in x.facets if set(spans(f)) & set(axes)]
+    if op.is_moment:
+        added = [f for f in touched if not any(op.is_dynamic_input(0, a) for a in spans(f))]
+    else:
+        added = [f for f in touched if operator in ADDS_ZERO and ghost_of(f) == 0.0]
     for found in added:
-        op.ledger.sum(found)
+        (op.ledger.restate if op.is_moment else op.ledger.sum)(found)
     rest = tuple(f for f in x.facets if not any(f is a for a in added))
     facets = op.collapse(rest, axes, "mixes the places of the axis")
     facets += tuple(op.rows(f, axes) for f in added if not set(spans(f)) <= set(axes))
-    facets = only_zero(facets) if operator in ZERO_TO_ZERO else unknown(facets)
+    facets = only_zero(facets) if operator in ZERO_TO_ZERO and not op.is_moment else unknown(facets)
     if op.attr("keepdims", 1):
         return facets
     kept = [a for a in range(rank) if a not in axes]
@@ -71,6 +78,8 @@ def reduce(op: Op) -> Facets | None:
 @mend("", "ReduceMean")
 def mean_over_all(change: Change) -> Mended | None:
     """The mean was over all places, the deleted ones being 0: the mean over those kept, times kept over all."""
+    if change.is_moment:
+        return None
     before, after = change.before[0], change.after[0]
     if change.attr("noop_with_empty_axes", 0) and len(change.node.inputs) < 2 and change.attr("axes") is None:
         return None

@@ -45,7 +45,10 @@ class Tensor:
 
 @dataclass(eq=False)
 class Op:
-    """One node, its operands and results, and the ledger to write in."""
+    """One node, its operands and results, and the ledger to write in.
+
+    `is_moment` says that the node takes the mean or the variance of a normalisation that is written out.
+    """
 
     node: ir.Node
     inputs: list[Tensor | None]
@@ -53,6 +56,7 @@ class Op:
     version: int
     ledger: Ledger
     dynamic: Callable[[ir.Value, int], bool]
+    is_moment: bool = False
 
     @property
     def where(self) -> str:
@@ -176,7 +180,8 @@ class Change:
     """What deletion did around one node, for its mend: shapes before and after, and which places were kept.
 
     `kept(value, axis)` is bool [size]; `mask(value)` says it of every element, broadcastable to the shape before.
-    `is_same_size(value, value, axis)` says that two sizes, symbolic or not, are always the same before.
+    `is_same_size(value, value, axis)` says that two sizes, symbolic or not, are always the same before. `is_moment` is
+    that of `Op`.
     """
 
     node: ir.Node
@@ -190,6 +195,7 @@ class Change:
     value: Callable[[int], np.ndarray | None]
     dynamic: Callable[[ir.Value, int], bool]
     is_same_size: Callable[[ir.Value, ir.Value, int], bool]
+    is_moment: bool = False
 
     def attr(self, name: str, default=None):
         return attribute(self.node, name, default)

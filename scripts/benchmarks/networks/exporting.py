@@ -57,7 +57,7 @@ def export(network: Network, folder: Path, *, static: bool = False) -> Exported:
     if not notes.exists():
         subject = build(network)
         subject = subject.static() if static else subject
-        remark = ""
+        remark = subject.remark
         try:
             files = _write(subject, folder / stem)
         except Exception as error:  # the exporter raises whatever its stages raise

@@ -48,13 +48,14 @@ class Subject:
     """A network that is made: a PyTorch module, or the `onnx.ModelProto` of a file, with its inputs.
 
     `sizes` are the dynamic sizes at the first and at the second check, without the batch; `deviation` is what the
-    outputs of its layers are scaled to.
+    outputs of its layers are scaled to; `remark` goes into the table.
     """
 
     network: Any
     inputs: tuple[Input, ...]
     sizes: tuple[Mapping[str, int], Mapping[str, int]] = ({}, {})
     deviation: float = 1.0
+    remark: str = ""
 
     @property
     def is_module(self) -> bool:

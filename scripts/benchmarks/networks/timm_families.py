@@ -54,6 +54,14 @@ WRITTEN_OUT = {"hiera"}
 DEVIATIONS = {"csatv2": 0.5, "davit": 0.25}
 
 
+#: Networks whose sizes are such expressions that the exporter simplifies them for more than ten minutes.
+FIXED = {"davit"}
+#: Height and width of the first check and the second, where a network takes these rather than what it was made for.
+SMALL = ((128, 128), (192, 160))
+#: What is added to the size a network was made for; one that takes multiples of 128 only is checked at that size.
+STEPS = ((64, 32), (32, 32), (64, 64))
+
+
 def _create(name: str) -> torch.nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -61,17 +69,32 @@ def _create(name: str) -> torch.nn.Module:
 
 
 def subject(family: str, name: str) -> Subject:
-    """A timm network at the image size that it wants; of dynamic size where it takes others."""
+    """A timm network of dynamic image size where it takes several, else at the one that it wants."""
     import_timm().layers.set_fused_attn(family not in WRITTEN_OUT)
-    module = _create(name)
+    module = _create(name).eval()
     channels, height, width = module.default_cfg["input_size"]
-    dynamic = Subject(
+    own = (height, width)
+    pairs = [SMALL, *((own, (height + more, width + wider)) for more, wider in STEPS)]
+    taken = next((p for p in pairs if all(_takes(module, channels, *size) for size in p)), None)
+    is_fixed = module.default_cfg.get("fixed_input_size") or taken is None
+    first, second = (own, own) if is_fixed else taken
+    found = Subject(
         module,
         (Input("image", ("N", channels, "H", "W")),),
-        ({"H": height, "W": width}, {"H": height + 64, "W": width + 32}),
+        ({"H": first[0], "W": first[1]}, {"H": second[0], "W": second[1]}),
         DEVIATIONS.get(family, 1.0),
+        "exported at a fixed size: the exporter takes too long" if family in FIXED else "",
     )
-    return dynamic.static() if module.default_cfg.get("fixed_input_size") else dynamic
+    return found.static() if is_fixed or family in FIXED else found
+
+
+def _takes(module: torch.nn.Module, channels: int, height: int, width: int) -> bool:
+    try:
+        with torch.no_grad():
+            module(torch.zeros(1, channels, height, width))
+    except (RuntimeError, ValueError, AssertionError):
+        return False
+    return True
 
 
 def networks() -> list[Network]:

@@ -55,6 +55,8 @@ CASES = [
     Case("matmul behind sigmoids pins", "a = MatMul(x, w0) b = Sigmoid(a) v = Sigmoid(w9) y = MatMul(b, v)", 0, {"w0": (6, 8), "w9": (8, 5)}, ROWS, outputs="float[a,b] y"),
     Case("grouped conv behind sigmoids pins", "a = Conv(x, w0) b = Sigmoid(a) v = Sigmoid(w9) y = Conv<group=2>(b, v)", 0, {"w0": (8, 3, 1, 1), "w9": (6, 4, 1, 1)}),
     Case("depthwise conv by a sigmoid's weights pins", "a = Conv(x, w0) b = Sigmoid(a) v = Sigmoid(w1) c = Conv<group=8>(b, v) y = Conv(c, w9)", 0, {"w0": (8, 3, 1, 1), "w1": (8, 1, 1, 1), "w9": (6, 8, 1, 1)}),
+    Case("convolution of single places", "a = MatMul(x, w0) b = Conv<kernel_shape=[1]>(a, w1, w2) y = MatMul(b, w9)", 8, {"w0": (6, 8), "w1": (4, 3, 1), "w2": (4,), "w9": (8, 5)}, {"x": "N,3,6"}, outputs="float[ya,yb,yc] y"),
+    Case("convolution of every other place", "a = MatMul(x, w0) b = Conv<kernel_shape=[1], strides=[2]>(a, w1) y = MatMul(b, w9)", 0, {"w0": (6, 8), "w1": (4, 3, 1), "w9": (4, 5)}, {"x": "N,3,6"}, outputs="float[ya,yb,yc] y"),
 ]
 # fmt: on
 

@@ -42,6 +42,7 @@ CASES = [
     Case("a token for each row", "a = MatMul(x, w0) n = Shape<start=0, end=1>(x) s = Concat<axis=0>(n, one, one) c = Tile(p, s) d = Concat<axis=1>(c, a) y = MatMul(d, w9)", 8, {"w0": (6, 8), "p": (1, 1, 8), "w9": (8, 5)}, {"x": "N,T,6"}, {"one": np.array([1])}, "float[ya,yb,yc] y"),
     Case("a token for each row, expanded", "a = MatMul(x, w0) n = Shape<start=0, end=1>(x) s = Concat<axis=0>(n, one, k) c = Expand(p, s) d = Concat<axis=1>(c, a) y = MatMul(d, w9)", 8, {"w0": (6, 8), "p": (1, 1, 8), "w9": (8, 5)}, {"x": "N,T,6"}, {"one": np.array([1]), "k": np.array([8])}, "float[ya,yb,yc] y"),
     image("channels repeated by computed counts pin", "n = Shape<start=0, end=1>(x) s = Concat<axis=0>(one, n, one, one) c = Tile(a, s) b = ReduceMax(c, one)", 0, (5, 1, 1, 1), constants={"one": np.array([1])}),
+    Case("joined places sum to nothing", "a = MatMul(x, w0) b = MatMul(z, w0) c = Concat<axis=1>(a, b) y = MatMul(c, w9)", 8, {"w0": (6, 8), "w9": (8, 5)}, {"x": "N,3,6", "z": "N,2,6"}, outputs="float[ya,yb,yc] y"),
 ]
 # fmt: on
 
