@@ -37,7 +37,7 @@ def test_the_snippets_run(tiny_project, tmp_path, monkeypatch):
 
     from onnxprune.training.batches import shuffled_batches
 
-    on_a_file, in_a_loop = PYTHON
+    on_a_file, in_ci, in_a_loop = PYTHON
     torch.manual_seed(0)
     module, data = tiny_net.build(), tiny_net.task()
     names = {
@@ -54,4 +54,8 @@ def test_the_snippets_run(tiny_project, tmp_path, monkeypatch):
 
     Path("pruned.onnx").rename("net.onnx")
     exec(on_a_file, {})
+    calls = []
+    exec(in_ci, names)
+    names["test_the_pruned_model"](*(lambda *files, **options: calls.append((files, options)) for _ in range(2)))
+    assert [files for files, _ in calls] == [("dense.onnx", "pruned.onnx")] * 2
     assert onnx.load("small.onnx").graph.node

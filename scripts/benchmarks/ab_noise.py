@@ -46,7 +46,7 @@ class Trial:
 
 
 def network(layers: int, extra_channels: int = 0, seed: int = 0) -> onnx.ModelProto:
-    """3x3 convolutions over 28x28 pictures; a last one of `extra_channels` output channels if that isn't 0."""
+    """3x3 convolutions over 28x28 pictures; a last one of stride 2 to `extra_channels` channels if that isn't 0."""
     generator = np.random.default_rng(seed)
     nodes, weights, source = [], [], "image"
     widths = [CHANNELS] * layers + ([extra_channels] if extra_channels else [])
@@ -54,7 +54,8 @@ def network(layers: int, extra_channels: int = 0, seed: int = 0) -> onnx.ModelPr
         before = 3 if k == 0 else CHANNELS
         value = generator.standard_normal((width, before, 3, 3)) * (2 / (9 * before)) ** 0.5
         weights.append(numpy_helper.from_array(value.astype(np.float32), f"w{k}"))
-        nodes.append(helper.make_node("Conv", [source, f"w{k}"], [f"c{k}"], pads=[1, 1, 1, 1]))
+        stride = 2 if k == layers else 1
+        nodes.append(helper.make_node("Conv", [source, f"w{k}"], [f"c{k}"], pads=[1] * 4, strides=[stride] * 2))
         nodes.append(helper.make_node("Relu", [f"c{k}"], [f"r{k}"]))
         source = f"r{k}"
     nodes.append(helper.make_node("GlobalAveragePool", [source], ["features"]))
@@ -76,17 +77,18 @@ def make_networks(folder: Path) -> dict[str, Path]:
     paths = {name: folder / f"{name}.onnx" for name in ("net", "copy", "slow")}
     if all(path.exists() for path in paths.values()):
         return paths
-    layers = 2
-    while True:
+    # The first layer is cheap and a call has its own cost: a straight line through two sizes gives the third.
+    few, many = 4, 12
+    times = []
+    for layers in (few, many):
         onnx.save(network(layers), paths["net"])
-        once = run_ms(paths["net"])
-        if once >= TARGET_MS:
-            break
-        layers = max(layers + 1, round(layers * TARGET_MS / once))
+        times.append(run_ms(paths["net"]))
+    layer_ms = (times[1] - times[0]) / (many - few)
+    layers = max(2, round(few + (TARGET_MS - times[0]) / layer_ms))
+    onnx.save(network(layers), paths["net"])
     paths["copy"].write_bytes(paths["net"].read_bytes())
-    # A full layer is 1 / layers of the time: as many of its channels as make 5%.
-    layer_share = 1 / layers
-    extra = max(1, round(CHANNELS * SLOWDOWN / layer_share / 16)) * 16
+    # As many channels of one more layer as make 5%, in blocks of 16; with stride 2 it takes a quarter of the time.
+    extra = max(1, round(4 * CHANNELS * SLOWDOWN * run_ms(paths["net"]) / layer_ms / 16)) * 16
     onnx.save(network(layers, extra_channels=extra), paths["slow"])
     return paths
 
@@ -134,10 +136,10 @@ def promises(same: list[Trial], slow: list[Trial]) -> list[tuple[str, str, bool]
         (
             "half-width at most 2%",
             f"median {statistics.median(widths):.2%}, largest {widths[-1]:.2%}, {within} of {len(widths)} within",
-            statistics.median(widths) <= HALF_WIDTH_AT_MOST,
+            widths[-1] <= HALF_WIDTH_AT_MOST,
         ),
         (
-            f"a slowdown of 5% is called slower in at least {FOUND_AT_LEAST * len(slow) // 20} of {len(slow)}",
+            f"the slower one is called slower in at least {FOUND_AT_LEAST * len(slow) // 20} of {len(slow)}",
             str(seen),
             seen >= FOUND_AT_LEAST * len(slow) / 20,
         ),
@@ -169,7 +171,7 @@ def document(same: list[Trial], slow: list[Trial], alone_ms: dict[str, float], s
         "seconds |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
         row("itself", same),
-        row("5% slower", slow),
+        row("the slower one", slow),
         "",
         "| promised | found | kept |",
         "|---|---|---|",
