@@ -79,7 +79,7 @@ class Diagnosis:
         if self.subnormal_weights:
             found.append(
                 f"{_count(self.subnormal_weights, 'weight')} in {_list(self.subnormal_tensors)} lie below the smallest "
-                "normal number (denormals), which makes many processors up to a hundred times slower: set them to 0, as "
+                "normal number (denormals), which many processors compute a hundred times slower: set them to 0, as "
                 "`onnxprune shrink` does."
             )
         return found
