@@ -161,14 +161,14 @@ def document(same: list[Trial], slow: list[Trial], alone_ms: float, seconds: flo
             f"{statistics.median(t.seconds for t in found):.0f} |"
         )
 
+    longer = statistics.median(t.ratio for t in slow) - 1
     lines = [
         "# A network against itself",
         "",
         f"Printed by `python scripts/benchmarks/ab_noise.py`: ONNX Runtime {machine['onnxruntime']}, "
         f"{machine['processor']}, {machine['cores_available']} cores, one thread, {seconds:g} s a measurement, all "
-        f"else at its default. Other work ran beside it, as the load says. The network took {alone_ms:.2f} ms when it was "
-        f"made (the fastest of several medians), the slower one {statistics.median(t.ratio for t in slow) - 1:.1%} longer "
-        "by the median of its trials.",
+        f"else at its default. Other work ran beside it, as the load says. The network takes {alone_ms:.2f} ms (the "
+        f"fastest of several medians), the slower one {longer:.1%} longer by the median of its trials.",
         "",
         "| against | trials | same | inconclusive | faster | slower | ratio | half-width, median | largest | load | "
         "seconds |",
