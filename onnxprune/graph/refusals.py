@@ -261,6 +261,8 @@ class _Check:
             raise ModelError(
                 f"{where} is of type {attribute.type}, not {kinds.Name(expected)}. Export the network again."
             )
+        if not attribute.name or (attribute.type == _KIND.UNDEFINED and not attribute.ref_attr_name):
+            raise ModelError(f"{where} has no name or no type. The file is damaged; export it again.")
         if attribute.ref_attr_name:
             return
         field_name = _KIND_FIELDS.get(attribute.type)
