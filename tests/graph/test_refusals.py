@@ -128,6 +128,10 @@ REFUSED = {
     "a group of 0": (attribute(group=0), "'group' .* must be at least 1"),
     "a stride beyond all": (attribute(strides=[2**40, 1]), "beyond the limit of 2147483647"),
     "an attribute of a wrong type": (attribute(group="two"), "'group' of Conv 'a' .* is of type 3, not INT"),
+    "an attribute without a type": (
+        lambda m: m.graph.node[0].attribute.add(name="note"),
+        "'note' of Conv 'a' .* has no name or no type",
+    ),
     "an attribute twice": (
         lambda m: m.graph.node[0].attribute.append(m.graph.node[0].attribute[0]),
         "attribute 'strides' is there twice",

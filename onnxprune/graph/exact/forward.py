@@ -5,6 +5,7 @@ anything, a condition that is known, an exponent of 0, a deciding constant). Val
 finite.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -15,9 +16,13 @@ from onnxprune.graph.bounds import is_bounded
 from onnxprune.graph.contradictions import fits_together
 from onnxprune.graph.exact import elementwise, movement, statistics
 from onnxprune.graph.exact.known import Known, pair
-from onnxprune.graph.exact.products import OPERATORS, Products, products
+from onnxprune.graph.exact.products import CONVOLUTIONS, OPERATORS, Products, products
 from onnxprune.graph.exact.step import FORWARD, Step, dtype_of, holds_weights, knows
+from onnxprune.graph.fold import evaluate_node
 from onnxprune.graph.trace import Trace
+
+#: A convolution with more products isn't worked out place by place.
+MAX_PRODUCTS = 2**24
 
 __all__ = ["Facts", "elementwise", "forward", "movement", "statistics"]
 
@@ -76,9 +81,10 @@ def _is_settled(trace: Trace, value: ir.Value, found: Known) -> bool:
 def contraction(laid: Products) -> Known | None:
     """A sum of products whose every product is known, and the bias."""
     total, step = laid.total, laid.step
+    total = None if total is None else total.both(laid.unlay)
+    total = place_by_place(laid, total)
     if total is None:
         return None
-    total = total.both(laid.unlay)
     if not step.has(2):
         return total
     rank = len(step.out_shape())
@@ -91,6 +97,36 @@ def contraction(laid: Products) -> Known | None:
         else step.known(2).both(lambda a: a.reshape((1, -1) + (1,) * (rank - 2)))
     )
     return pair((total.value + beta * bias.value).astype(total.value.dtype), total.is_known & bias.is_known)
+
+
+def place_by_place(laid: Products, total: Known | None) -> Known | None:
+    """`total`, with what a convolution makes of constants beside a border: a value for each place, of the same image.
+
+    That a channel is a constant before an activation may matter: below 0 everywhere, it is 0 behind a Relu.
+    """
+    step = laid.step
+    if step.operator not in CONVOLUTIONS or laid.is_steady or laid.adds is None or step.known(0) is None:
+        return total
+    x, w, rank = step.operand(0), step.array(1), step.rank
+    known = x.is_known.all(axis=(0, *range(2, rank)), keepdims=True)
+    out = step.node.outputs[0]
+    is_fixed = all(step.is_fixed(0, a) and not step.trace.is_dynamic(out, a) for a in range(2, rank))
+    products = math.prod(step.out_shape()[2:]) * math.prod(step.shape(1))
+    if w is None or not known.any() or not is_fixed or products > MAX_PRODUCTS:
+        return total
+    flags = laid.unlay(~(laid.adds & ~laid.factors[0].lay(known)).any(axis=laid.summed, keepdims=True))
+    if not flags.any() or (total is not None and not (flags & ~total.is_known).any()):
+        return total
+    image = np.broadcast_to(np.where(known, x.value, 0).astype(w.dtype), (1, *step.shape(0)[1:]))
+    bias = [np.zeros(step.out_shape()[1], w.dtype)] if step.has(2) else []
+    found = evaluate_node(step.node, [image, w, *bias])
+    if found is None or found[0].shape != (1, *step.out_shape()[1:]):
+        return total
+    by_place = pair(found[0], flags)
+    if total is None:
+        return by_place
+    value = np.where(total.is_known, total.value, by_place.value)
+    return pair(value, total.is_known | by_place.is_known)
 
 
 @knows("LSTM", "GRU", "RNN")
