@@ -56,12 +56,14 @@ def proof_section(comparisons: Iterable[LatencyComparison], accuracy: Iterable[A
                     DASH if arm.copies is None else str(arm.copies),
                     ", ".join(file.rsplit("/", 1)[-1] for file in arm.libraries) or DASH,
                     comparison.device or DASH,
+                    ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in comparison.settings.items())
+                    or DASH,
                     _loads(comparison),
                 )
             )
     for row in accuracy:
         for name, nodes in ({} if row.condition else row.nodes_per_provider).items():
-            rows.append((f"{row.metric}, {row.provider.upper()}", which(name), _nodes(nodes), *[DASH] * 4))
+            rows.append((f"{row.metric}, {row.provider.upper()}", which(name), _nodes(nodes), *[DASH] * 5))
     return rows
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from onnxprune.errors import OnnxPruneError, RefusedError
 from onnxprune.graph.limits import current_limits
-from onnxprune.graph.tensors import stored_bytes
 
 REQUEST, REPLY = "request.pickle", "reply.pickle"
 MEGABYTE = 1 << 20
@@ -42,6 +41,9 @@ def memory_for(*models: str | os.PathLike) -> int:
     given = current_limits().memory_mb
     if given is not None:
         return given
+    # Not above: every child would import it too, and take several times as long to start.
+    from onnxprune.graph.tensors import stored_bytes
+
     return max(MODEL_MEMORY_MB, MODEL_SIZES * max(map(stored_bytes, models)) // MEGABYTE)
 
 

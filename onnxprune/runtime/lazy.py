@@ -144,6 +144,10 @@ class ImageFiles(Lazy):
         except OSError as error:
             raise DataError(f"'{self.paths[index]}' isn't a readable picture ({error}). Take it out.") from error
 
+    def raw(self, index: int) -> bytes:
+        """The file as it is."""
+        return Path(self.paths[index]).read_bytes()
+
     def fit_to(self, name: str, dtype: np.dtype, shape: Sequence[int | str]) -> ImageFiles:
         """The same pictures as the model's input takes them."""
         return dataclasses.replace(self, preprocessing=self.preprocessing.for_input(name, dtype, shape))
@@ -163,6 +167,11 @@ class ColumnOfPictures(Lazy):
 
     def read(self, index: int) -> np.ndarray:
         return self.preprocessing.apply(open_dataset(self.folder)[index][self.column])
+
+    def raw(self, index: int) -> bytes:
+        """The picture as it is: its mode, size and pixels."""
+        picture = open_dataset(self.folder)[index][self.column]
+        return f"{picture.mode} {picture.size}".encode() + picture.tobytes()
 
     def fit_to(self, name: str, dtype: np.dtype, shape: Sequence[int | str]) -> ColumnOfPictures:
         """The same pictures as the model's input takes them."""

@@ -223,6 +223,7 @@ def test_why_where_and_on_what(report, validation, replaced):
     on_a_gpu = replaced(
         cpu, provider="cuda", arms=(arm, *cpu.arms[1:]), device="a GPU, driver 1", load_before=0.5, load_after=1.25
     )
+    on_a_gpu = replaced(on_a_gpu, settings={"tf32": "off", "convolution_search": "EXHAUSTIVE"})
     layouts = [Diagnosis(12, blocked, 2, 16, (), 0, ()) for blocked in (12, 3)]
     operators = [OperatorTime(f"conv{k}", "Conv", 0.5, None if k else 0.25) for k in range(14)]
     measured = replaced(validation.accuracy[0], nodes_per_provider={"candidate": {"CPUExecutionProvider": 9}})
@@ -247,7 +248,8 @@ def test_why_where_and_on_what(report, validation, replaced):
         "of these in the blocked layout 12 3",
         "conv0 Conv 0.500 0.250 conv1 Conv 0.500 –",
         "2 more operators not shown",
-        "latency, CUDA, batch 1 before 11 on CUDA 2 libcublas.so.13 a GPU, driver 1 0.5, 1.25",
+        "latency, CUDA, batch 1 before 11 on CUDA 2 libcublas.so.13 a GPU, driver 1 "
+        "tf32 off, convolution search EXHAUSTIVE 0.5, 1.25",
         "top1, CPU after 9 on CPU",
         "Gaussian blur, 1 pixel 1,000 98.30% 98.10%",
         "after CPU against CUDA 1.5e-07 131 dB 100.00%",

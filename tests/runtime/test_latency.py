@@ -1,5 +1,7 @@
 """The protocol is followed and every way to fail ends in a sentence; what the clock says isn't tested."""
 
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -94,6 +96,14 @@ def test_rounds_make_new_sessions_in_random_order(net_path, wide_path, monkeypat
     assert all(set(pair) == set(paths) for pair in pairs)
     assert len(set(pairs)) == 2
     assert all(times.ndim == 1 and (times > 0).all() for measured in rounds for times in measured.times_ms)
+
+
+def test_a_process_that_measures_imports_little():
+    """A comparison starts seven of them: what they import is taken off the time to measure."""
+    program = "import sys, onnxprune.runtime.child_main, onnxprune.runtime.stopwatch; print(*sys.modules)"
+    loaded = set(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.split())
+    assert "onnxruntime" in loaded
+    assert not {"onnx", "onnx_ir", "scipy", "sympy", "pydantic", "torch", "rich"} & loaded
 
 
 def test_a_disturbed_warm_up_takes_no_turns_away(monkeypatch):
