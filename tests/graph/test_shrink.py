@@ -57,6 +57,8 @@ CASES = {
         {"w0": (4, 3, 1, 1), "w1": (2, 2, 1, 1), "w9": (5, 2, 1, 1)}, kill(("w0", slice(0, 3)), ("w1", (0, 1))), 4, {"k": np.array([1, 3])}),
     "below 0 beside a border too": Case("-1 - up to 9 times 1: another number at the border, and 0 behind Relu everywhere", "a = Conv(x, w0, b0) r = Relu(a) c = Conv<pads=[1,1,1,1]>(r, w1, b1) d = Relu(c) y = Conv(d, w9)",
         {"w0": (4, 3, 1, 1), "b0": (4,), "w1": (6, 4, 3, 3), "b1": (6,), "w9": (5, 6, 1, 1)}, lambda w: (kill(("w0", 0), ("w1", 2))(w), w["w1"][2].__setitem__(0, -1.0), w["b0"].__setitem__(0, 1.0), w["b1"].__setitem__(2, -1.0)), 1),
+    "two constants in each group under padding": Case("in each group one stands in for the other, though at different places", PADDED.replace("Conv<pads", "Conv<group=2, pads"),
+        {"w0": (8, 3, 1, 1), "b0": (8,), "w9": (6, 4, 3, 3)}, lambda w: (kill(("w0", [2, 3, 5, 6]))(w), w["b0"].__setitem__([2, 3, 5, 6], [1, 2, 1, 3])), 2),
     "bias": Case("0 x + b is b: it folds", "a = Conv(x, w0, b0) b = Relu(a) y = Conv(b, w9)", PLAIN | {"b0": (8,)}, lambda w: (kill(("w0", 2))(w), w["b0"].__setitem__(2, 1.0)), 1),
     "bias, dead too": Case("0 x + 0 is 0", "a = Conv(x, w0, b0) b = Relu(a) y = Conv(b, w9)", PLAIN | {"b0": (8,)}, kill(("w0", 2), ("b0", 2)), 1),
     "bias below Relu": Case("Relu(-1) is 0", "a = Conv(x, w0, b0) b = Relu(a) y = Conv(b, w9)", PLAIN | {"b0": (8,)}, lambda w: (kill(("w0", 2))(w), w["b0"].__setitem__(2, -1.0)), 1),

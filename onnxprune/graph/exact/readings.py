@@ -134,7 +134,7 @@ def readings(channels: Channels, facts: Facts) -> list[Reading]:
 def _reading(channels: Channels, laid: Products) -> Reading:
     node, summed = laid.step.node, laid.summed
     ends = [
-        channels.channel[laid_facet]
+        _compressed(channels.channel[laid_facet])
         for factor in laid.factors
         for laid_facet in _laid(channels, node.inputs[factor.index], factor.lay)
         if _ends(laid, factor, laid_facet)
@@ -161,6 +161,15 @@ def _reading(channels: Channels, laid: Products) -> Reading:
         np.arange(shape[axis]).reshape([-1 if i == axis else 1 for i in range(len(shape))]), shape
     ).copy()
     return Reading(laid, ends, out, data, weights, const, value, np.zeros(shape, bool), into, np.ones(shape))
+
+
+def _compressed(named: np.ndarray) -> np.ndarray:
+    """Of size 1 on every axis along which the names are the same: weights of a group name inputs for each output."""
+    for axis, size in enumerate(named.shape):
+        first = named.take([0], axis)
+        if size > 1 and (named == first).all():
+            named = first
+    return named
 
 
 def _ends(laid: Products, factor: Factor, found: np.ndarray) -> bool:
