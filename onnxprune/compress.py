@@ -130,6 +130,9 @@ def _budget_gates(recipe: Recipe, run: RunFolder, validation: Validation) -> Ite
     for name, limit in recipe.budget.limits.items():
         if name == "bytes":  # of the weights, as the pruner counts: the graph around them doesn't shrink with them
             before, after = _weight_bytes(run.dense), _weight_bytes(run.pruned)
+        elif name in recipe.budget.units:
+            widths = [w for w in json.loads(run.history.read_text("utf-8"))["widths"] if w["kind"] == name]
+            before, after = (sum(w[key] for w in widths) for key in ("before", "after"))
         else:
             before, after = getattr(validation.reference, name), getattr(validation.candidate, name)
         reached = after <= (limit * before if limit <= 1 else limit)

@@ -24,6 +24,7 @@ CRITERIA = (
     *("magnitude", "magnitude_l2", "neuron", "normalized", "obd", "parameter", "random", "random_magnitude"),
     *("sensitivity", "structure", "taylor"),
 )
+UNIT_KINDS = ("conv group", "key-value group", "head", "head dimension", "channel", "neuron", "embedding")
 WEIGHT_CRITERIA = (
     *("fisher", "gradient", "hessian", "lamp", "magnitude", "magnitude_l2", "normalized", "obd", "sensitivity"),
     "taylor",
@@ -116,17 +117,19 @@ class Budget(_Section):
     macs: Rate | None = None
     params: Rate | None = None
     bytes: Rate | None = None
+    units: dict[Literal[UNIT_KINDS], Rate] = {}
 
     @model_validator(mode="after")
     def _something_is_asked(self) -> "Budget":
         if not self.limits:
-            raise ValueError("name at least one of macs, params and bytes")
+            raise ValueError("name at least one of macs, params and bytes, or a kind of unit under units")
         return self
 
     @property
     def limits(self) -> dict[str, float]:
-        """{cost: limit} of what was given."""
-        return {name: value for name, value in self if value is not None}
+        """{cost or kind of unit: limit} of what was given."""
+        costs = {name: getattr(self, name) for name in ("macs", "params", "bytes")}
+        return {**{name: value for name, value in costs.items() if value is not None}, **self.units}
 
 
 class Training(_Section):

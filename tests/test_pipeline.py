@@ -164,11 +164,12 @@ def test_steps_that_follow_the_metric_single_weights_and_readers_mended(tiny_pro
         adaptive={"first": 0.5, "tolerance": 0.9},
         adjust="batchnorm",
         calibration=64,
-        budget={"params": 0.8},
+        budget={"params": 0.8, "units": {"channel": 0.8}},
         weights={"share": 0.5, "criterion": "taylor"},
         finetune={"epochs": 4, "batch": 256, "prune_every": 1, "distillation": None},
         gates={},
     )
+    assert ("budget, channel", "passed") in [(gate.name, gate.verdict) for gate in run.validation.gates]
     history = json.loads((run.path / "history.json").read_text())
     assert [step["target"] for step in history["steps"]] == [0.5, 1.0]
     assert all("less 90.0%" in step["reason"] for step in history["steps"])

@@ -21,6 +21,7 @@ WRONG = {
     "a key one level too high": ({"temperature": 3}, "did you mean 'finetune.distillation.temperature'?"),
     "a key like no other": ({"gates": {"zzz": 1}}, "'gates.zzz' (known here: max_drop, min_speedup)"),
     "an empty budget": ({"budget": {}}, "name at least one of macs, params and bytes"),
+    "a unit of no kind": ({"budget": {"units": {"layer": 0.5}}}, "'budget.units.layer"),
     "a negative budget": ({"budget": {"macs": -1}}, "'budget.macs' is -1: it should be greater than 0"),
     "a budget that isn't a number": ({"budget": {"macs": "few"}}, "'budget.macs' is 'few'"),
     "an infinite budget": ({"budget": {"macs": float("inf")}}, "'budget.macs' is inf"),
@@ -136,10 +137,13 @@ FULL = {
 
 
 def test_a_recipe_can_name_everything_that_is_there():
+    from onnxprune.graph.units import KINDS
     from onnxprune.prune import criteria, ranking, schedule
     from onnxprune.training import adjusting
 
     assert sorted(recipes.CRITERIA) == sorted(criteria.CRITERIA)
+    assert recipes.UNIT_KINDS == KINDS
+    assert recipes.load({**LEAST, "budget": {"units": {"head": 0.5}}}).budget.limits == {"head": 0.5}
     assert sorted(recipes.SCHEDULES) == sorted([*schedule.SCHEDULES, *schedule.OTHERS])
     single = [name for name, c in criteria.CRITERIA.items() if c.scope == "weights" and "scale" not in c.reads]
     assert sorted(recipes.WEIGHT_CRITERIA) == sorted(single)

@@ -82,6 +82,7 @@ class Planner:
     restated units where `restated` is False: what trains with the statistics of the whole may not deploy with others.
     `ranking` says which units are compared: "global" chooses the widths by all saliencies at once; "layer" takes the
     same share of every layer, "isomorphic" of every set of layers that are built alike, the least salient units first.
+    Of units that overlap, such as heads and head dimensions, those whose kind is in `prefer` are planned.
     """
 
     def __init__(
@@ -93,8 +94,10 @@ class Planner:
         min_width: int = 1,
         restated: bool = True,
         ranking: str = "global",
+        prefer: Iterable[str] = (),
     ):
         self.channels = channels
+        self.prefer = frozenset(prefer)
         self.ranking = rankings.check(ranking)
         self.round_to = round_to
         self.min_width = min_width
@@ -103,7 +106,10 @@ class Planner:
 
     @cached_property
     def groups(self) -> tuple[_Group, ...]:
-        """Units that appear on the same axes of the same weights. Units that overlap with earlier ones are left out."""
+        """Units that appear on the same axes of the same weights.
+
+        Units that overlap with earlier ones are left out; those of the kinds in `prefer` come first.
+        """
         channels = self.channels
         signature = np.zeros(channels.count, np.uint64)
         rng = np.random.default_rng(0)
@@ -115,7 +121,7 @@ class Planner:
                 kept[named] |= any(fnmatch(name, f"*{pattern}*") for pattern in self.keep)
         taken = np.zeros(channels.count, bool)
         found: dict[tuple, list[int]] = defaultdict(list)
-        for unit in channels.units:
+        for unit in sorted(channels.units, key=lambda unit: unit.kind not in self.prefer):
             members = list(unit.channels)
             stays = kept[members].any() or (unit.exactness == "restated" and not self.restated)
             if stays or taken[members].any():
@@ -145,7 +151,10 @@ class Planner:
 
     @cached_property
     def _terms(self) -> dict[str, dict[tuple[int, ...], float]]:
-        """{cost: {() or (group,) or (group, group): what elements of that kind cost together}}, groups in order."""
+        """{cost: {() or (group,) or (group, group): what elements of that kind cost together}}, groups in order.
+
+        Each kind of unit is a cost of its own: the number of its units.
+        """
         uses = self._uses_per_weight
         terms: dict[str, dict[tuple[int, ...], float]] = {name: defaultdict(float) for name in COSTS}
         initializers = self.channels.model.ir.graph.initializers
@@ -157,6 +166,8 @@ class Planner:
                 terms["params"][key] += elements
                 terms["bytes"][key] += elements * itemsize
                 terms["macs"][key] += elements * uses.get(name, 0.0)
+        for number, group in enumerate(self.groups):
+            terms.setdefault(group.kind, defaultdict(float))[number,] += len(group.units)
         return {name: dict(found) for name, found in terms.items()}
 
     def _blocks(self, facets, shape: tuple[int, ...]) -> dict[tuple[int, ...], float]:
@@ -198,11 +209,11 @@ class Planner:
         return {name: sum(terms.values()) for name, terms in self._terms.items()}
 
     def cost(self, left: Sequence[float]) -> dict[str, float]:
-        """Fraction of each cost when `left[g]` of every group's units are left."""
+        """Fraction of each cost, and of each kind of unit, when `left[g]` of every group's units are left."""
         return {
             name: sum(v * float(np.prod([left[g] for g in key])) for key, v in self._terms[name].items())
             / max(self.totals[name], 1e-12)
-            for name in COSTS
+            for name in self._terms
         }
 
     def cost_without(self, deleted: Iterable[int]) -> dict[str, float]:
@@ -211,11 +222,18 @@ class Planner:
         return self.cost([1 - sum(int(u) in gone for u in g.units) / len(g.units) for g in self.groups])
 
     def fractions(self, budget: Mapping[str, float]) -> dict[str, float]:
-        """A budget with every figure as a fraction; figures above 1 are absolute. Raises RecipeError for others."""
+        """A budget with every figure as a fraction; figures above 1 are absolute.
+
+        It names costs, and kinds of units: {"macs": 0.3, "head": 0.5}. Raises RecipeError for others.
+        """
         found = {}
         for name, value in budget.items():
-            if name not in COSTS or not 0 < value < np.inf:
-                raise RecipeError(f"The budget asks for {value!r} {name}. Give macs, params or bytes, above 0.")
+            if name not in self._terms or not 0 < value < np.inf:
+                kinds = ", ".join(f"{kind}" for kind in self._terms if kind not in COSTS)
+                raise RecipeError(
+                    f"The budget asks for {value!r} {name}. Give macs, params or bytes above 0, or a kind of unit that "
+                    f"this network has: {kinds or 'none'}."
+                )
             found[name] = value if value <= 1 else min(1.0, value / max(self.totals[name], 1.0))
         if not found:
             raise RecipeError("The budget is empty. Give macs, params or bytes, as a fraction or a figure.")

@@ -31,7 +31,7 @@ from onnxprune.graph.shrink import ShrinkReport, shrink
 from onnxprune.graph.units import Channels, trace
 from onnxprune.prune import criteria
 from onnxprune.prune import schedule as schedules
-from onnxprune.prune.plan import Plan, Planner
+from onnxprune.prune.plan import COSTS, Plan, Planner
 from onnxprune.prune.weights import SingleWeights
 from onnxprune.runtime.equivalence import Equivalence, compare_outputs, random_feeds, require
 from onnxprune.training import adjusting
@@ -57,8 +57,8 @@ class Pruner:
     ----------
     module: the network; trained in place by the caller.
     example_inputs: tensors [N, ...], as the network takes them.
-    budget: {"macs" | "params" | "bytes": what may be left}; up to 1 a fraction of the dense network, above a figure.
-        Costs of units: single weights don't count, and with `weights` the budget may be empty.
+    budget: {"macs" | "params" | "bytes": what may be left}, or a kind of unit such as "channel" or "head"; up to 1 a
+        fraction of the dense network, above a figure. Single weights don't count; with `weights` it may be empty.
     weights: single weights that go besides, see `onnxprune.prune.weights.SingleWeights`; they are chosen among those
         that the units leave.
     criterion: a name of `onnxprune.prune.criteria`, such as "taylor"; a weighted sum of ranks, such as "0.5*taylor +
@@ -135,6 +135,7 @@ class Pruner:
             "round_to": round_to,
             "min_width": min_width,
             "ranking": ranking,
+            "prefer": tuple(name for name in budget if name not in COSTS),
             "restated": False,
         }
         self.channels = channels or self._trace()

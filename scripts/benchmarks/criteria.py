@@ -95,6 +95,10 @@ def methods() -> dict[str, tuple[str, dict[str, Any]]]:
             found[f"schedule {name}"] = ("schedule", {"schedule": name})
     for name in ADJUSTMENTS[1:]:
         found[f"adjust {name}"] = ("adjustment", {"adjust": name})
+    # Put together after the others were seen.
+    mended = {"adjust": "least_squares"}
+    found["fisher, least_squares"] = ("together", {"criterion": "fisher", **mended})
+    found["taylor, ranking layer, least_squares"] = ("together", {"ranking": "layer", **mended})
     for name in ("group L2", "Taylor"):
         found[f"Torch-Pruning {name}"] = ("bar", {})
     return found

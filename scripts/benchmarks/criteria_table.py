@@ -13,9 +13,10 @@ SECTIONS = {
     "ranking": "Rankings, under Taylor and the cubic schedule",
     "schedule": "Schedules, under Taylor",
     "adjustment": "Adjustments after each cut, under Taylor and the cubic schedule",
+    "together": "What did well, together: chosen after the tables above were seen",
     "bar": "The bar: Torch-Pruning 1.6, under the cubic schedule",
 }
-COLUMNS = ("method", "seeds", "accuracy", "each", f"against {FLOOR}", "MACs", "parameters", "latency, seed 0")
+COLUMNS = ("method", "seeds", "accuracy", "each", f"against {FLOOR}", "MACs", "parameters", "widths, seed 0", "latency")
 POINTS = 100
 INTRODUCTION = (
     "Printed by `python scripts/benchmarks/criteria.py`: a network of five convolutions and a residual sum (see the "
@@ -24,8 +25,9 @@ INTRODUCTION = (
     f"1,000 test digits, the mean over the seeds; `against {FLOOR}` is the difference to it in points and its 95% "
     "interval, the digits drawn anew (every seed's network answers each of them). Where the whole interval lies below "
     f"0 the method **loses to {FLOOR}**; where only the difference does it is _below {FLOOR}_. MACs and parameters are "
-    "what is left. Latency is the time over the dense network's at batch 1 on one thread of ONNX Runtime's CPU "
-    "provider, all networks side by side, with its 95% interval; networks of the same widths are measured once."
+    "what is left. Latency is that of seed 0's widths (the convolutions' outputs, stem to last), over the dense "
+    "network's, at batch 1 on one thread of ONNX Runtime's CPU provider, all networks side by side, with its 95% "
+    "interval; networks of the same widths are measured once."
 )
 
 
@@ -67,7 +69,7 @@ def page(results: list[dict], latencies: dict, *, order: list[str], machine: str
 def _row(name: str, by_name: dict[str, list[dict]], ratios: dict[str, list[float]]) -> str:
     runs, whole = by_name[name], by_name["dense"][0]
     accuracy = [_right(r).mean() for r in runs]
-    first = [ratios[r["widths"]] for r in runs if r["seed"] == 0 and r["widths"] in ratios]
+    widths = next((r["widths"] for r in runs if r["seed"] == 0), "")
     cells = [
         name,
         str(len(runs)),
@@ -76,7 +78,8 @@ def _row(name: str, by_name: dict[str, list[dict]], ratios: dict[str, list[float
         _against(runs, by_name.get(FLOOR, [])),
         _spread([r["macs"] / whole["macs"] for r in runs]) + _unreached(runs),
         _spread([r["params"] / whole["params"] for r in runs]),
-        "{:.3f} [{:.3f}, {:.3f}]".format(*first[0]) if first else "1" if name == "dense" else "not measured",
+        widths.replace("-", " "),
+        "{:.3f} [{:.3f}, {:.3f}]".format(*ratios[widths]) if widths in ratios else "1" if name == "dense" else "",
     ]
     return "| " + " | ".join(cells) + " |"
 

@@ -146,3 +146,18 @@ def test_wide_groups_have_few_choices():
     assert len(widths) <= MAX_WIDTHS and widths[-1] == 2048 and all(w % 16 == 0 for w in widths if w >= 16)
     with pytest.raises(RecipeError, match="round_to"):
         profile_widths(8, 0)
+
+
+def test_kinds_of_units_have_budgets_of_their_own():
+    """Half of the channels, and a tenth of the multiply-adds less: each holds by itself."""
+    _, channels, saliency = build("chain")
+    planner = Planner(channels, round_to=1)
+    (kind,) = {unit.kind for unit in channels.units}
+    plan = planner.plan(saliency, planner.fractions({"macs": 0.9, kind: 0.5}))
+    assert plan.cost[kind] == 0.5 and plan.cost["macs"] <= 0.9
+    assert len(plan.units) == 7
+    loose = planner.plan(saliency, planner.fractions({"macs": 0.9}))
+    assert loose.cost[kind] > 0.5
+    assert planner.fractions({kind: 7}) == {kind: 0.5}
+    with pytest.raises(RecipeError, match=f"asks for 0.5 head. .* this network has: {kind}"):
+        planner.fractions({"head": 0.5})
