@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.graph.compact import is_box
-from onnxprune.graph.labels import Facet, compress, spans
+from onnxprune.graph.labels import Facet, compress, distinct_rows, spans
 
 #: A place of a grid that a coarser view leaves out of account.
 _NOBODY = -1
@@ -58,17 +58,11 @@ def collect(facets: Iterable[Facet], rows: Iterable[np.ndarray], channel: np.nda
 
 def _add(seen: dict[tuple, Grid], channels: np.ndarray) -> None:
     if channels.ndim == 2 and len(channels) > 1 and channels.shape[1] > 1:
-        channels = _distinct_rows(channels)
+        first, _ = distinct_rows(channels)
+        channels = channels[first]
+        channels = channels[np.argsort(channels[:, 0], kind="stable")]  # grids of the same rows are one
     channels = np.ascontiguousarray(channels)
     seen.setdefault((channels.shape, channels.tobytes()), Grid(channels))
-
-
-def _distinct_rows(channels: np.ndarray) -> np.ndarray:
-    """One of each row, in an order that depends on the rows alone."""
-    weights = np.random.default_rng(0).integers(1, 2**62, channels.shape[1], dtype=np.int64)
-    _, first, inverse = np.unique(channels @ weights, return_index=True, return_inverse=True)
-    distinct = channels[first]
-    return distinct if np.array_equal(distinct[inverse], channels) else np.unique(channels, axis=0)
 
 
 class Legality:

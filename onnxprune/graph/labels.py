@@ -68,6 +68,18 @@ def spread(facet: Facet, shape: tuple[int, ...], axes: tuple[int, ...]) -> Facet
     return np.broadcast_to(facet, target, subok=True)
 
 
+def distinct_rows(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(places of the distinct rows of [row, place], in order; which of them each row equals)."""
+    weights = np.random.default_rng(0).integers(1, 2**62, labels.shape[1], dtype=np.int64)
+    _, first, inverse = np.unique(labels @ weights, return_index=True, return_inverse=True)
+    if not np.array_equal(labels[first][inverse], labels):  # two rows of one hash
+        _, first, inverse = np.unique(labels, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return first[order], rank[inverse.ravel()]
+
+
 def reshape_blocks(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Split two shapes of equal product into the smallest runs of axes with equal products.
 
@@ -144,7 +156,8 @@ class Ledger:
 
     def row(self, names: np.ndarray, members: np.ndarray) -> None:
         """`names[i]` goes exactly when every label of `members[i, :]` goes; what remains stays rectangular."""
-        self.rows.append((names, members))
+        first, _ = distinct_rows(np.column_stack([names, members]))
+        self.rows.append((names[first], members[first]))
 
     def restate(self, labels: np.ndarray) -> None:
         """Deleting one of these changes the statistics of a normalisation, which are then over what is kept."""

@@ -15,7 +15,7 @@ from fractions import Fraction
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.graph.labels import Facet, Ledger, facet, ghost_of, spans
+from onnxprune.graph.labels import Facet, Ledger, distinct_rows, facet, ghost_of, spans
 
 Facets = tuple[Facet, ...]
 #: From what a deleted slice holds in each operand (None: unknown) to what it holds in the result.
@@ -115,11 +115,14 @@ class Op:
         return tuple(kept)
 
     def rows(self, grid: Facet, summed: Sequence[int]) -> Facet:
-        """New labels for the rows that are left of a grid when the axes `summed` are added up."""
+        """New labels for the rows that are left of a grid when the axes `summed` are added up; equal rows share one."""
         free = [axis for axis in spans(grid) if axis not in summed]
-        names = self.ledger.fresh(*[size if axis in free else 1 for axis, size in enumerate(grid.shape)])
-        members = np.moveaxis(grid, free, range(len(free))).reshape(names.size, -1)
-        self.ledger.row(names.ravel(), np.asarray(members))
+        shape = [size if axis in free else 1 for axis, size in enumerate(grid.shape)]
+        members = np.asarray(np.moveaxis(grid, free, range(len(free))).reshape(int(np.prod(shape)), -1))
+        first, inverse = distinct_rows(members)
+        fresh = self.ledger.fresh(len(first))
+        names = fresh[inverse].reshape(shape)
+        self.ledger.row(fresh, members[first])
         self.ledger.kind(names, "head")
         return facet(names, 0.0 if ghost_of(grid) == 0.0 else None)
 
