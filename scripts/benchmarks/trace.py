@@ -301,9 +301,10 @@ def document(folder: Path) -> str:
     for r in read(folder, "memory").values():
         if "failure" not in r:
             ratio = r["peak_bytes"] / r["file_bytes"]
+            file, left, peak = (r[key] / 1e9 for key in ("file_bytes", "written_bytes", "peak_bytes"))
             lines += [
-                f"A model of {r['file_bytes'] / 1e9:.2f} GB with external data, traced, cut to "
-                f"{r['written_bytes'] / 1e9:.2f} GB and saved: at most {r['peak_bytes'] / 1e9:.2f} GB resident, {ratio:.2f} times the file.",
+                f"A model of {file:.2f} GB with external data, traced, cut to {left:.2f} GB and saved: at most",
+                f"{peak:.2f} GB resident, {ratio:.2f} times the file.",
                 "",
             ]
     broken = missed(folder)
