@@ -1,6 +1,6 @@
 """Does the comparison of latencies see what is there, and nothing else? docs/benchmarks/ab_noise.md.
 
-    python scripts/benchmarks/ab_noise.py [-o runs/ab_noise] [--trials 60] [--slow-trials 20] [--for 30]
+    python scripts/benchmarks/ab_noise.py [-o runs/ab_noise] [--trials 60] [--slow-trials 20] [--beside runs/earlier]
 
 A network is measured against a copy of itself, and against a copy with one more layer that costs 5% of its time. Each
 trial is a file in the folder: what is there is only read, so that the run goes on where it was interrupted. Exit code 1
@@ -106,9 +106,8 @@ def trial(paths: dict[str, Path], other: str, seconds: float, seed: int) -> Tria
     )
 
 
-def trials(folder: Path, paths: dict[str, Path], other: str, count: int, seconds: float) -> list[Trial]:
+def trials(folder: Path, paths: dict[str, Path], other: str, count: int, seconds: float) -> None:
     """All trials against `other`, those that are there already only read."""
-    found = []
     for seed in range(count):
         file = folder / f"{other}-{seconds:g}s-{seed:03}.json"
         if not file.exists():
@@ -116,10 +115,8 @@ def trials(folder: Path, paths: dict[str, Path], other: str, count: int, seconds
             beside = file.with_suffix(".part")
             beside.write_text(json.dumps(vars(measured)))
             beside.replace(file)
-        found.append(Trial(**json.loads(file.read_text())))
-        latest = found[-1]
+        latest = Trial(**json.loads(file.read_text()))
         print(f"{other} {seed + 1}/{count}: {latest.ratio:.4f} [{latest.low:.4f}, {latest.high:.4f}] {latest.verdict}")
-    return found
 
 
 def promises(same: list[Trial], slow: list[Trial]) -> list[tuple[str, str, bool]]:
@@ -148,44 +145,67 @@ def promises(same: list[Trial], slow: list[Trial]) -> list[tuple[str, str, bool]
     ]
 
 
-def document(same: list[Trial], slow: list[Trial], alone_ms: float, seconds: float, machine: dict) -> str:
+@dataclass(frozen=True)
+class Series:
+    """All trials of one folder, and what its network takes alone in ms."""
+
+    alone_ms: float
+    same: list[Trial]
+    slow: list[Trial]
+
+    @classmethod
+    def read(cls, folder: Path, seconds: float) -> "Series":
+        """What is there already."""
+
+        def there(other: str) -> list[Trial]:
+            return [Trial(**json.loads(f.read_text())) for f in sorted(folder.glob(f"{other}-{seconds:g}s-*.json"))]
+
+        return cls(json.loads((folder / ALONE).read_text()), there("copy"), there("slow"))
+
+
+def document(series: list[Series], seconds: float, machine: dict) -> str:
     """The Markdown page."""
 
-    def row(what: str, found: list[Trial]) -> str:
+    def row(one: Series, what: str, found: list[Trial]) -> str:
         verdicts = [t.verdict for t in found]
         counts = " | ".join(str(verdicts.count(word)) for word in ("same", "inconclusive", "faster", "slower"))
         ratios, widths, loads = ([getattr(t, name) for t in found] for name in ("ratio", "half_width", "load"))
         return (
-            f"| {what} | {len(found)} | {counts} | {min(ratios):.3f} to {max(ratios):.3f} | "
-            f"{statistics.median(widths):.2%} | {max(widths):.2%} | {min(loads):.1f} to {max(loads):.1f} | "
-            f"{statistics.median(t.seconds for t in found):.0f} |"
+            f"| {one.alone_ms:.2f} ms | {what} | {len(found)} | {counts} | {min(ratios):.3f} to {max(ratios):.3f} | "
+            f"{statistics.median(widths):.2%} | {max(widths):.2%} | {min(loads):.1f} to {max(loads):.1f} |"
         )
 
-    longer = statistics.median(t.ratio for t in slow) - 1
+    def slower(one: Series) -> str:
+        return f"itself and {statistics.median(t.ratio for t in one.slow) - 1:.1%} more"
+
     lines = [
         "# A network against itself",
         "",
         f"Printed by `python scripts/benchmarks/ab_noise.py`: ONNX Runtime {machine['onnxruntime']}, "
         f"{machine['processor']}, {machine['cores_available']} cores, one thread, {seconds:g} s a measurement, all "
-        f"else at its default. Other work ran beside it, as the load says. The network takes {alone_ms:.2f} ms (the "
-        f"fastest of several medians), the slower one {longer:.1%} longer by the median of its trials.",
+        "else at its default. Other work ran beside it, as the load says. A network's time is the fastest of several "
+        "medians; how much the slower one takes more is the median of its trials.",
         "",
-        "| against | trials | same | inconclusive | faster | slower | ratio | half-width, median | largest | load | "
-        "seconds |",
+        "| network | against | trials | same | inconclusive | faster | slower | ratio | half-width, median | largest "
+        "| load |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
-        row("itself", same),
-        row("the slower one", slow),
-        "",
-        "| promised | found | kept |",
-        "|---|---|---|",
     ]
-    lines += [f"| {what} | {found} | {'yes' if kept else '**no**'} |" for what, found, kept in promises(same, slow)]
+    for one in series:
+        lines += [row(one, "itself", one.same), row(one, slower(one), one.slow)]
+    lines += ["", "| promised | found | kept |", "|---|---|---|"]
+    lines += [f"| {what} | {found} | {'yes' if kept else '**no**'} |" for what, found, kept in kept_promises(series)]
     return "\n".join(lines) + "\n"
+
+
+def kept_promises(series: list[Series]) -> list[tuple[str, str, bool]]:
+    """Over all trials of all folders."""
+    return promises([t for one in series for t in one.same], [t for one in series for t in one.slow])
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--out", type=Path, default=Path("runs/ab_noise"), help="folder of the trials")
+    parser.add_argument("--beside", type=Path, nargs="*", default=[], help="folders of other times, only read")
     parser.add_argument("--trials", type=int, default=60, help="of the network against itself")
     parser.add_argument("--slow-trials", type=int, default=20, help="against a copy that is 5%% slower")
     parser.add_argument("--for", dest="seconds", type=float, default=30.0, help="seconds of each measurement")
@@ -193,15 +213,15 @@ def main() -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
 
     paths = make_networks(arguments.out)
-    same = trials(arguments.out, paths, "copy", arguments.trials, arguments.seconds)
-    slow = trials(arguments.out, paths, "slow", arguments.slow_trials, arguments.seconds)
-    alone_ms = json.loads((arguments.out / ALONE).read_text())
-    page = document(same, slow, alone_ms, arguments.seconds, environment())
+    trials(arguments.out, paths, "copy", arguments.trials, arguments.seconds)
+    trials(arguments.out, paths, "slow", arguments.slow_trials, arguments.seconds)
+    series = [Series.read(folder, arguments.seconds) for folder in (arguments.out, *arguments.beside)]
+    page = document(series, arguments.seconds, environment())
     print(page, end="")
     if (arguments.trials, arguments.slow_trials) == (60, 20):
         DOCUMENT.parent.mkdir(parents=True, exist_ok=True)
         DOCUMENT.write_text(page)
-    return 0 if all(kept for _, _, kept in promises(same, slow)) else 1
+    return 0 if all(kept for _, _, kept in kept_promises(series)) else 1
 
 
 if __name__ == "__main__":
