@@ -290,6 +290,8 @@ def measure_latencies(folder: Path, results: list[dict]) -> None:
         return
     found = compare_latency({w: folder / f"net-{w}.onnx" for w in wanted}, seconds=LATENCY_SECONDS)
     ratios = {r.name: [r.ratio, r.low, r.high] for r in found.ratios}
+    for name, why in found.failures.items():
+        print(f"{name} wasn't measured: {why}")
     told = {"ratios": ratios, "rounds": found.rounds, "load": [found.load_before, found.load_after]}
     path.write_text(json.dumps(told) + "\n")
 
