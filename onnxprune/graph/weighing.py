@@ -54,15 +54,15 @@ def count_once(sizes: np.ndarray, sets: Sets, shape: tuple[int, ...], named: Seq
     """Take from the sizes of sets what several of a tensor's facets count for them."""
     if len(named) < 2 or not len(sets.starts):
         return
-    channels = int(sets.flat.max()) + 1
+    channels = max(int(array.max()) for array in [sets.flat, *named]) + 1
     touched = []
     for facet in named:
-        on_axis = np.zeros(max(channels, int(facet.max()) + 1), bool)
+        on_axis = np.zeros(channels, bool)
         on_axis[facet] = True
         touched.append(sets.any(on_axis))
     for number in np.flatnonzero(np.sum(touched, axis=0) > 1).tolist():
         if len(sets.members[number]) > 1:  # single channels were counted once to begin with
-            flags = np.zeros(len(on_axis), bool)
+            flags = np.zeros(channels, bool)
             flags[list(sets.members[number])] = True
             joint = any_flagged(flags, named)
             exact = joint.sum() * (np.prod(shape) / np.prod(joint.shape))

@@ -8,6 +8,7 @@ from onnxprune.graph.mask import mask
 from onnxprune.graph.model import load
 from onnxprune.graph.remove import remove
 from onnxprune.graph.units import trace
+from onnxprune.graph.weighing import Sets, count_once
 
 IMAGE = {"x": "N,3,8,8"}
 
@@ -148,3 +149,12 @@ def test_two_layers_that_share_an_initializer_by_accident(oracle):
     assert dict(model.copies) == {"s.copy1": "s"}
     smaller = remove(model, channels, [])
     assert [n for n in smaller.ir.graph.initializers if n.startswith("s")] == ["s"] and not smaller.copies
+
+
+def test_channels_beyond_all_sets_are_no_member_of_any():
+    """A matrix [3, 2] whose rows are the channels 1, 5 and 2, its columns 1 and 2: {1, 2} has all 6 elements."""
+    rows, columns = np.array([[1], [5], [2]]), np.array([[1, 2]])
+    for named in ([rows, columns], [columns, rows]):
+        sizes = np.array([2 * 2 + 2 * 3.0])
+        count_once(sizes, Sets([np.array([1, 2])]), (3, 2), named)
+        assert sizes.tolist() == [6]
