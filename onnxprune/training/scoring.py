@@ -215,7 +215,7 @@ class Scorer:
         evidence: dict[str, Any] = {
             "magnitude": channels.importance({name: np.abs(w) for name, w in weights.items()}),
             "squares": channels.importance({name: np.square(w) for name, w in weights.items()}),
-            "sizes": np.array([unit.size for unit in channels.units]),
+            "sizes": channels.importance({name: np.ones_like(w) for name, w in weights.items()}),
             "generator": np.random.default_rng(self.seed),
         }
         if "wrong" in term.reads:

@@ -105,6 +105,20 @@ def test_scores_of_hidden_neurons(criterion):
     assert pruner_of(module, criterion).score() == pytest.approx(EXPECTED[criterion](module), rel=1e-4)
 
 
+def test_the_mean_of_a_units_parameters_counts_no_running_statistics():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    pruner = Pruner(module, (X[:2],), budget={"macs": 0.6}, criterion="parameter", round_to=1)
+    of = [
+        module[0].weight.flatten(1),
+        module[1].weight[:, None],
+        module[1].bias[:, None],
+        module[3].weight.flatten(1).T,
+    ]
+    expected = torch.cat(of, dim=1).square().mean(1).detach().numpy()
+    assert pruner.score() == pytest.approx(expected, rel=1e-5)
+
+
 def test_batchnorm_scales_and_what_has_none_goes_last():
     torch.manual_seed(0)
     module = nn.Sequential(
