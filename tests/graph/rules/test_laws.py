@@ -1,7 +1,9 @@
 """Laws about the registry."""
 
+import runpy
 from collections import defaultdict
 from functools import cache
+from pathlib import Path
 
 import onnx
 
@@ -76,3 +78,9 @@ def test_every_operator_has_a_rule_or_a_reason():
 
 def test_every_rule_says_what_it_does():
     assert all(function.__doc__ for function in RULES.values())
+
+
+def test_the_page_of_operators_is_of_this_registry():
+    path = Path(__file__).parents[3] / "scripts" / "operators.py"
+    page = runpy.run_path(str(path))
+    assert page["DOCUMENT"].read_text() == page["document"](), "run python scripts/operators.py"
