@@ -10,6 +10,7 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import onnxscript.optimizer
 import torch
 from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -60,7 +61,8 @@ def export(network: Network, folder: Path, *, static: bool = False) -> Exported:
         remark = subject.remark
         try:
             files = _write(subject, folder / stem)
-        except Exception as error:  # the exporter raises whatever its stages raise
+            _run_second_size(subject, folder / files[0])
+        except Exception as error:  # the exporter raises whatever its stages raise, and ONNX Runtime its own
             if not any(subject.sizes):
                 raise
             remark = f"exported at a fixed size: {_reason(error)}"
@@ -95,6 +97,15 @@ def _write(subject: Subject, stem: Path) -> tuple[str, str | None]:
             RemoveUnusedNodesPass()(model)
         ir.save(model, optimized)
     return optimized.name, plain.name
+
+
+def _run_second_size(subject: Subject, path: Path) -> None:
+    """Raise ONNX Runtime's error where the exporter has fixed what depends on the size."""
+    if subject.is_module and any(subject.sizes):
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session.run(None, feeds(subject.inputs, subject.sizes[1], BATCHES[1], SEED))
 
 
 def _is_complete(model: ir.Model) -> bool:
