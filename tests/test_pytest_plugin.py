@@ -53,7 +53,7 @@ def project(tmp_path):
 
 
 def run(project: Path, *options: str) -> str:
-    command = [sys.executable, "-m", "pytest", "-p", "onnxprune.pytest_plugin", "-q", "-rA", *options]
+    command = [sys.executable, "-m", "pytest", "-q", "-rA", *options]
     return subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=240).stdout
 
 
