@@ -16,10 +16,12 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "operators.md"
 HEAD = """# Operators
 
 Written by `python scripts/operators.py` from the registry. *Since* lists the opsets that changed the operator, from
-opset {oldest} on; every form has a case under tests/graph/rules. *Exact*: what is left computes what the network with
-zeros in the deleted places computes. *Restated*: a normalisation takes its statistics over what is kept. *Mended*:
-constants that mention a size, a number of groups or a factor are written anew. An operator that isn't here, of any
-domain, pins: what it reads stays, and `inspect` says so. `onnxprune.rule` registers one of your own.
+opset {oldest} on; every form of a rule that ONNX Runtime or onnx's reference evaluator runs has a case under
+tests/graph/rules. *Exact*: what is left computes what the network with zeros in the deleted places computes, but for
+ReduceMean where it takes the statistics of a normalisation that is written out. *Restated*: a normalisation takes its
+statistics over what is kept. *Mended*: constants that mention a size, a number of groups or a factor are written anew.
+An operator that isn't here, of any domain, pins: what it reads stays, and `inspect` says so. `onnxprune.rule` registers
+[one of your own](own-operators.md).
 
 | operator | since | | what deletion does |
 |---|---|---|---|

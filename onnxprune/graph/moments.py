@@ -13,11 +13,12 @@ def moments(graph: ir.Graph) -> frozenset[ir.Node]:
     """The ReduceMean nodes that take mean(x) and mean((x - mean(x))^2) over the same axes."""
     found: set[ir.Node] = set()
     for mean in graph:
-        if mean.op_type != "ReduceMean" or mean.domain:
+        axes = _axes(mean) if mean.op_type == "ReduceMean" and not mean.domain else None
+        if not axes:
             continue
         centred = [s.outputs[0] for s in _readers(mean.outputs[0], "Sub") if _subtracts(s, mean)]
         squares = [square.outputs[0] for value in centred for square in _squares(value)]
-        variances = [v for value in squares for v in _readers(value, "ReduceMean") if _axes(v) == _axes(mean)]
+        variances = [v for value in squares for v in _readers(value, "ReduceMean") if _axes(v) == axes]
         if variances and len(centred) == len(mean.outputs[0].uses()) and not mean.outputs[0].is_graph_output():
             found.update([mean, *variances])
     return frozenset(found)
@@ -40,7 +41,7 @@ def _squares(value: ir.Value) -> Iterator[ir.Node]:
 
 
 def _axes(node: ir.Node) -> tuple[int, ...] | None:
-    """The axes as they are written: the same in the two means of one normalisation."""
+    """The axes as they are written, the same in the two means of one normalisation; None where none are."""
     if "axes" in node.attributes:
         return tuple(node.attributes["axes"].as_ints())
     given = node.inputs[1] if len(node.inputs) > 1 else None

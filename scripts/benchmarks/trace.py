@@ -29,9 +29,10 @@ import onnx_ir as ir
 from onnxprune.graph.model import Model, load, save
 from onnxprune.graph.remove import remove
 from onnxprune.graph.units import trace
+from picking import legal
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "benchmarks" / "trace.md"
-SHARE, SEED, ROUNDS = 0.3, 0, 3
+SHARE, ROUNDS = 0.3, 3
 PARTS = ("peers", "growth", "memory")
 #: Promises: half of the peer's time in the median, and never slower by more than a tenth or 30 ms.
 MEDIAN_RATIO, WORST_RATIO, WORST_SECONDS = 0.5, 1.1, 0.03
@@ -49,18 +50,7 @@ LARGE_BYTES, LARGEST_MEMORY = 3 * 10**9, 1.3
 def delete(model: Model) -> Model:
     """From a loaded model to the smaller one, every weight of it in memory."""
     channels = trace(model)
-    generator = np.random.default_rng(SEED)
-    chosen = [unit for unit in channels.units if generator.random() < SHARE]
-    deleted = np.zeros(channels.count, bool)
-    kept = []
-    for unit in chosen:  # none that empties an axis
-        deleted[list(unit.channels)] = True
-        kept.append(unit)
-    while kept and channels.emptied(deleted) is not None:
-        kept = kept[: len(kept) // 2]
-        deleted[:] = False
-        deleted[[channel for unit in kept for channel in unit.channels]] = True
-    smaller = remove(model, channels, kept)
+    smaller = remove(model, channels, legal(channels, range(len(channels.units)), SHARE))
     for value in smaller.ir.graph.initializers.values():
         value.const_value.numpy()
     return smaller
@@ -124,7 +114,7 @@ def _classifier(module) -> str:
 # ---- growth ---------------------------------------------------------------------------------------------------------
 
 
-def resnet(times: int, scale: float = 1.0, blocks: tuple[tuple[int, int], ...] = STAGES) -> ir.Model:
+def resnet(times: int, scale: float = 1.0) -> ir.Model:
     """ResNet-50's topology, each stage `times` as many blocks long, with weights that take no memory until read."""
     nodes: list[ir.Node] = []
     initializers: list[ir.Value] = []
@@ -157,7 +147,7 @@ def resnet(times: int, scale: float = 1.0, blocks: tuple[tuple[int, int], ...] =
     )
     width = round(64 * scale)
     x = node("Relu", [convolution(image, 3, width, 7, 2)])
-    for number, (narrow, count) in enumerate(blocks):
+    for number, (narrow, count) in enumerate(STAGES):
         narrow = round(narrow * scale)
         for block in range(count * times):
             stride = 2 if block == 0 and number else 1
@@ -199,9 +189,7 @@ def measure_memory(path: Path, out: Path) -> dict:
     """Peak resident size, mapped pages included, of loading, tracing, deleting and saving."""
     model = load(path)
     channels = trace(model)
-    generator = np.random.default_rng(SEED)
-    chosen = [unit for unit in channels.units if generator.random() < SHARE]
-    save(remove(model, channels, chosen), out)
+    save(remove(model, channels, legal(channels, range(len(channels.units)), SHARE)), out)
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     size = sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
     left = sum(file.stat().st_size for file in out.parent.glob(f"{out.name}*"))

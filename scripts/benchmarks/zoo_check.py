@@ -15,11 +15,11 @@ import torch
 from networks.exporting import Exported, build
 from networks.network import BATCHES, Network, feeds
 from onnxprune.deploy import cutting
-from onnxprune.errors import EmptyAxisError
 from onnxprune.graph.mask import mask
 from onnxprune.graph.model import Model, load, to_bytes
 from onnxprune.graph.remove import remove
 from onnxprune.graph.units import Channels, trace
+from picking import SEED, legal
 from zoo_table import ALL, ENOUGH, TOLERANCE
 
 SHARE = 0.3
@@ -28,7 +28,6 @@ Feed = Mapping[str, np.ndarray]
 Outputs = Sequence[np.ndarray]
 #: Operands that can't be zeroed; what is divided by them is, if it goes.
 READ_WITHOUT_ZEROS = {("BatchNormalization", 4), ("Div", 1), ("Reciprocal", 0), ("Sqrt", 0), ("Pow", 0), ("Log", 0)}
-SEED = 0
 
 
 @dataclass
@@ -136,24 +135,6 @@ def by_kind(channels: Channels) -> Iterator[tuple[str, list[int]]]:
         yield kind, [unit.index for unit in units if unit.kind == kind]
     if len(kinds) > 1:
         yield ALL, [unit.index for unit in units]
-
-
-def legal(channels: Channels, candidates: Sequence[int], share: float, seed: int = SEED) -> list[int]:
-    """A random `share` of the candidates that empties no axis."""
-    order = np.random.default_rng(seed).permutation(candidates).tolist()
-    wanted = max(1, round(share * len(order)))
-    chosen: list[int] = []
-    waiting = [order[:wanted]]
-    while waiting:
-        chunk = waiting.pop()
-        try:
-            channels.deleted([*chosen, *chunk])
-            chosen += chunk
-        except EmptyAxisError:
-            if len(chunk) > 1:
-                half = len(chunk) // 2
-                waiting += [chunk[half:], chunk[:half]]
-    return chosen
 
 
 def deletion(

@@ -172,6 +172,11 @@ def product(held: Sequence[float | None]) -> float | None:
     return 0.0 if 0.0 in held else None
 
 
+def alike(held: Sequence[float | None]) -> float | None:
+    """What all hold, where it is the same."""
+    return held[0] if len(set(held)) == 1 else None
+
+
 def total(held: Sequence[float | None]) -> float | None:
     """What a sum holds."""
     return None if any(h is None for h in held) else float(sum(held))

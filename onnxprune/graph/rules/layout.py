@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxprune.graph.labels import PINNED, Facet, compress, ghost_of, reshape, spans
 from onnxprune.graph.labels import facet as labelled
+from onnxprune.graph.rules.elementwise import alike
 from onnxprune.graph.rules.registry import Change, Facets, Mended, Op, mend, rule
 
 #: A layer is no wider than this; longer axes that an operator fills stay as they are.
@@ -119,11 +120,6 @@ def concat(op: Op) -> Facets:
         ghost = alike([ghost_of(p) for p in parts if p is not None])
         result.append(labelled(np.concatenate(pieces, axis), ghost))
     return settle(op, result)
-
-
-def alike(held: Sequence[float | None]) -> float | None:
-    """What all hold, where it is the same."""
-    return held[0] if len(set(held)) == 1 else None
 
 
 @rule("", "Tile", shape_inputs=(1,), reshapes=True)

@@ -47,6 +47,7 @@ CASES = [
     rows("layer norm written out", "m = ReduceMean(a, ax) d = Sub(a, m) p = Pow(d, two) v = ReduceMean(p, ax) q = Add(v, eps) s = Sqrt(q) n = Div(d, s) g = Mul(n, w1) b = Add(g, w2)", 8, weights={"w1": (8,), "w2": (8,)}, constants={"ax": np.array([-1]), "two": np.float32(2), "eps": np.float32(1e-5)}, restated=8),
     rows("layer norm of older exporters", "m = ReduceMean<axes=[-1]>(a) d = Sub(a, m) p = Mul(d, d) v = ReduceMean<axes=[-1]>(p) q = Add(v, eps) s = Sqrt(q) n = Div(d, s) g = Mul(n, w1) b = Add(g, w2)", 8, weights={"w1": (8,), "w2": (8,)}, constants={"eps": np.float32(1e-5)}, restated=8, opset=11, opsets=(7,)),
     image("group norm written out", "r = Reshape(a, in) m = ReduceMean(r, ax) d = Sub(r, m) p = Mul(d, d) v = ReduceMean(p, ax) q = Add(v, eps) s = Sqrt(q) n = Div(d, s) h = Reshape(n, back) g = Mul(h, w1) b = Add(g, w2)", 6, weights={"w1": (8, 1, 1), "w2": (8, 1, 1)}, constants={"in": np.array([0, 2, 4, -1]), "back": np.array([0, 8, 8, 8]), "ax": np.array([2, 3]), "eps": np.float32(1e-5)}, inputs={"x": "N,3,8,8"}, restated=6),
+    rows("layer norm over everything", "m = ReduceMean(a) d = Sub(a, m) p = Mul(d, d) v = ReduceMean(p) q = Add(v, eps) s = Sqrt(q) b = Div(d, s)", 0, constants={"eps": np.float32(1e-5)}),
     rows("a mean that something else reads too", "m = ReduceMean(a, ax) d = Sub(a, m) p = Mul(d, d) v = ReduceMean(p, ax) q = Add(v, m) b = Mul(d, q)", 0, constants={"ax": np.array([-1])}),
     image("topk of opset 7", "b, i = TopK<axis=3, k=4>(a)", 8, opset=7),
 ]
