@@ -45,7 +45,7 @@ def page(results: list[dict], latencies: dict, *, order: list[str], machine: str
     loads = [r["load"] for r in results]
     state = f"the machine was shared, its load average {min(loads):.1f} to {max(loads):.1f} while networks trained"
     if latencies:
-        state += f" and {latencies['load'][0]:.1f} to {latencies['load'][1]:.1f} while latencies were measured, "
+        state += f", {latencies['load'][0]:.1f} before latencies were measured and {latencies['load'][1]:.1f} after, "
         state += f"in {latencies['rounds']} rounds"
     lines = [
         "# Criteria, rankings, schedules and adjustments side by side",

@@ -22,12 +22,13 @@ import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune import pipeline
-from onnxprune.errors import EmptyAxisError, OnnxPruneError
+from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.mask import DIVISORS
 from onnxprune.graph.model import Model, load, save
-from onnxprune.graph.units import Channels, trace
+from onnxprune.graph.units import trace
 from onnxprune.runtime.environment import environment
 from onnxprune.runtime.equivalence import OWN_ROUNDING, TOLERANCE
+from picking import legal
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "benchmarks" / "shrink.md"
 PACKAGES = {"rapidocr_onnxruntime": "models/*.onnx", "magika": "models/*/*.onnx"}
@@ -89,7 +90,7 @@ def zero(path: Path, target: Path, seed: int = 0) -> int:
     """Write `path` with 40% of its channels zeroed; return how many that are."""
     model = load(path)
     channels = trace(model)
-    chosen = legal(channels, np.random.default_rng(seed))
+    chosen = legal(channels, range(len(channels.units)), SHARE, seed)
     deleted = channels.deleted(chosen)
     copy = model.ir.clone()
     for name, mask in channels.keep_masks(chosen).items():
@@ -99,21 +100,6 @@ def zero(path: Path, target: Path, seed: int = 0) -> int:
             value.const_value = ir.tensor(array, dtype=value.const_value.dtype, name=name)
     save(Model(copy, model.name), target)
     return int(deleted.sum())
-
-
-def legal(channels: Channels, rng: np.random.Generator) -> list[int]:
-    """A random 40% of the units, so that no axis is left without any."""
-    wanted = round(SHARE * len(channels.units))
-    chosen: list[int] = []
-    for index in rng.permutation(len(channels.units)).tolist():
-        try:
-            channels.deleted([*chosen, index])
-        except EmptyAxisError:
-            continue
-        chosen.append(index)
-        if len(chosen) == wanted:
-            break
-    return chosen
 
 
 def large(path: Path, seed: int = 0, dead: float = SHARE) -> None:
