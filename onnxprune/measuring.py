@@ -3,7 +3,7 @@
 import datetime
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,6 +168,7 @@ def bench(
             threads=count,
             seconds=_seconds(seconds, until),
             until=until,
+            cuda_graph=cuda_graph,
             seed=seed,
             memory_mb=memory_for(*paths),
             progress=as_one(progress, f"{provider}, batch {batch}, threads {count or 'all'}"),
@@ -198,8 +199,6 @@ def record(
 ) -> "Recording":
     """Run `model` on all of `data` and write its outputs to `out`, for `compare` on this or another machine."""
     require_onnxruntime()
-    import dataclasses
-
     from onnxprune.runtime.children import memory_for, patience_s, run_in_child
     from onnxprune.runtime.data import load_dataset
     from onnxprune.runtime.environment import environment
@@ -217,7 +216,7 @@ def record(
         memory_mb=memory_for(model) if provider == "cpu" else None,
         timeout_s=patience_s(RECORD_TIMEOUT_S),
     )
-    found = dataclasses.replace(found, model=asdict(measure_figures(model)), environment=environment())
+    found = replace(found, model=asdict(measure_figures(model)), environment=environment())
     found.save(out)
     return found
 

@@ -268,3 +268,22 @@ def test_bench_names_files_of_one_name_apart(finished, tmp_path):
     (comparison,) = found.comparisons
     assert len({arm.name for arm in comparison.arms}) == 2
     assert found.as_dict()["comparisons"][0]["provider"] == "cpu"
+
+
+@pytest.mark.parametrize("verb", [pipeline.bench, pipeline.validate], ids=["bench", "validate"])
+def test_a_comparison_is_asked_for_as_the_user_said(finished, monkeypatch, verb):
+    class Asked(Exception):
+        pass
+
+    def compare(models, **settings):
+        raise Asked(settings)
+
+    monkeypatch.setattr("onnxprune.runtime.latency.compare_latency", compare)
+    monkeypatch.setattr("onnxprune.runtime.validation.compare_latency", compare)
+    wanted = {"seconds": 7.0, "until": 0.02, "cuda_graph": True, "seed": 5}
+    models = [finished / "run" / "dense.onnx"] * 2
+    with pytest.raises(Asked) as asked:
+        verb(*([models] if verb is pipeline.bench else models), providers=["cuda"], batches=[3], **wanted)
+    assert wanted | {"provider": "cuda", "batch": 3} == {
+        k: asked.value.args[0][k] for k in [*wanted, "provider", "batch"]
+    }

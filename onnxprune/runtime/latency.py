@@ -152,6 +152,7 @@ def compare_latency(
     if len(models) < 2 or batch < 1 or seconds <= 0 or (until is not None and until <= 0):
         many = f"{len(models)} model{'' if len(models) == 1 else 's'}"
         raise InputError(f"{many}, batch {batch}, {seconds:g} s: give two models, a batch and a time.")
+    cuda_graph = cuda_graph and provider == "cuda"
     settings = SessionSettings(provider=provider, threads=threads, cuda_graph=cuda_graph, tf32=tf32)
     paths = {name: os.fspath(path) for name, path in models.items()}
     start, load_before = time.monotonic(), load_average()

@@ -144,7 +144,7 @@ def validate(
                 threads=cores,
                 seconds=seconds,
                 until=until,
-                cuda_graph=cuda_graph and provider == "cuda",
+                cuda_graph=cuda_graph,
                 seed=seed,
                 inputs=samples,
                 memory_mb=memory_mb,
