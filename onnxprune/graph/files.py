@@ -4,7 +4,7 @@ import contextlib
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from onnxprune.errors import ModelError, OutputError
@@ -49,10 +49,13 @@ def plain_sibling(folder: Path, location: str) -> Path | str:
     return path
 
 
-def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
-    """Write a file beside its place, then rename it into place. Raises OutputError naming the path and the reason."""
+def write_atomically(path: str | os.PathLike, content: bytes | str | Iterable[bytes]) -> None:
+    """Write a file beside its place, then rename it into place. Raises OutputError naming the path and the reason.
+
+    `content` may come in pieces, which are made when it is their turn.
+    """
     path = Path(path)
-    data = content.encode() if isinstance(content, str) else content
+    whole = content.encode() if isinstance(content, str) else content
     if path.exists() and not path.is_file():
         raise OutputError(
             f"'{path}' is no plain file, and would be replaced by one. Choose another place for the output."
@@ -61,7 +64,7 @@ def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(data)
+                file.writelines([whole] if isinstance(whole, bytes) else whole)
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o666 & ~_umask())

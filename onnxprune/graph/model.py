@@ -24,6 +24,7 @@ from onnx_ir.passes.common import (
 )
 
 from onnxprune.errors import ModelError, OutputError
+from onnxprune.graph import writing
 from onnxprune.graph.files import output_errors, read_file, write_atomically
 from onnxprune.graph.fold import fold_shape_arithmetic
 from onnxprune.graph.limits import Limits, current_limits
@@ -37,6 +38,8 @@ logging.getLogger("onnx_ir").setLevel(logging.ERROR)
 
 #: A file above this size can't be one protobuf message; its tensors belong in a sibling file (2 GiB less a margin).
 SINGLE_FILE_LIMIT_BYTES = 2**31 - 2**20
+#: A message takes its size in memory several times over; above this one a file is written piece by piece.
+ONE_MESSAGE_BYTES = 2**28
 
 OLDEST_IR = 4
 
@@ -118,14 +121,7 @@ def normalise(model: ir.Model, name: str = "model", *, where: str = "the model",
 
 def to_proto(model: Model) -> onnx.ModelProto:
     """The model as an `onnx.ModelProto`, every tensor inside."""
-    source = model.ir
-    if any(isinstance(v.const_value, ir.ExternalTensor) for v in source.graph.initializers.values()):
-        source = source.clone()
-        for value in source.graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                tensor = value.const_value
-                value.const_value = ir.tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
-    return ir.to_proto(source)
+    return writing.to_proto(model.ir)
 
 
 def to_bytes(model: Model) -> bytes:
@@ -147,7 +143,7 @@ def save(model: Model, path: str | os.PathLike) -> None:
     path = Path(path)
     size_bytes = sum(v.const_value.nbytes for v in model.ir.graph.initializers.values() if v.const_value is not None)
     if size_bytes < SINGLE_FILE_LIMIT_BYTES:
-        write_atomically(path, to_bytes(model))
+        write_atomically(path, to_bytes(model) if size_bytes < ONE_MESSAGE_BYTES else writing.pieces(model.ir))
         return
     with output_errors(path), tempfile.TemporaryDirectory(dir=path.parent) as folder:
         data = f"{path.name}.data"

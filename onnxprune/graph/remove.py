@@ -1,7 +1,8 @@
 """Delete units: slice tensors where the labels say, and mend the constants that mention a shrunken axis."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -15,8 +16,10 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.rules import MENDS, Change
 from onnxprune.graph.units import Channels, Unit
 
+Mask = Callable[[], np.ndarray]
+
 #: A sliced tensor up to this many elements is kept once computed; larger ones are sliced again when they are read.
-_CACHED_ELEMENTS = 2**20
+_CACHED_ELEMENTS = 2**16
 
 
 def remove(model: Model, channels: Channels, units: Iterable[Unit | int]) -> Model:
@@ -63,14 +66,17 @@ def twins(original: ir.Model, copy: ir.Model) -> dict[ir.Value, ir.Value]:
 
 
 def _shapes_after(channels: Channels, deleted: np.ndarray):
-    """Masks of the tensors that shrink, and the shape of every tensor afterwards, under the trace's probe."""
-    masks: dict[ir.Value, np.ndarray] = {}
+    """Masks of the tensors that shrink, and the shape of every tensor afterwards, under the trace's probe.
+
+    A mask is made when it is called for: together those of a large model take as much as a quarter of its weights.
+    """
+    masks: dict[ir.Value, Mask] = {}
     after = dict(channels.trace.shape_of)
     for value, facets in channels.trace.facets.items():
         if facets:
             mask = channels.keep_mask(value, deleted)
             if not mask.all():
-                masks[value] = mask
+                masks[value] = partial(channels.keep_mask, value, deleted)
                 try:
                     after[value] = shape_after(mask, after[value])
                 except ValueError as error:
@@ -94,11 +100,11 @@ def _reshape_value(value: ir.Value, channels: Channels, before: ir.Value, shape:
     value.shape = ir.Shape(dims)
 
 
-def _sliced(value: ir.Value, mask: np.ndarray, shape: tuple[int, ...]) -> ir.LazyTensor:
+def _sliced(value: ir.Value, mask: Mask, shape: tuple[int, ...]) -> ir.LazyTensor:
     tensor = value.const_value
 
     def cut() -> ir.TensorProtocol:
-        return ir.tensor(np.ascontiguousarray(take(tensor.numpy(), mask)), dtype=tensor.dtype, name=value.name)
+        return ir.tensor(np.ascontiguousarray(take(tensor.numpy(), mask())), dtype=tensor.dtype, name=value.name)
 
     small = int(np.prod(shape)) <= _CACHED_ELEMENTS
     return ir.LazyTensor(cut, dtype=tensor.dtype, shape=ir.Shape(shape), cache=small, name=value.name)
@@ -124,11 +130,11 @@ def _mend(model: Model, channels: Channels, copy: ir.Model, twin, masks, after) 
             outputs_before=[trace.shape_of[v] for v in node.outputs],
             outputs_after=[after[v] for v in node.outputs],
             kept=lambda v, axis: (
-                kept_in_a_row(masks[v], axis, trace.shape_of[v][axis])
+                kept_in_a_row(masks[v](), axis, trace.shape_of[v][axis])
                 if v in masks
                 else np.ones(trace.shape_of[v][axis], bool)
             ),
-            mask=lambda v: masks[v] if v in masks else np.ones((1,) * len(trace.shape_of[v]), bool),
+            mask=lambda v: masks[v]() if v in masks else np.ones((1,) * len(trace.shape_of[v]), bool),
             value=lambda i, other=other: _value(other, i, values),
             dynamic=trace.is_dynamic,
             is_same_size=trace.is_same_size,

@@ -167,6 +167,28 @@ def test_large_models_keep_their_tensors_beside(proto, tmp_path, monkeypatch, or
     assert oracle.error_over_range(oracle.run(load(proto), feeds), oracle.run(load(path), feeds)) == 0
 
 
+def test_files_written_piece_by_piece(proto, tmp_path, monkeypatch):
+    def parts(model: onnx.ModelProto) -> tuple:
+        graph = onnx.GraphProto()
+        graph.CopyFrom(model.graph)
+        listed = [sorted(field, key=lambda m: m.name) for field in (graph.initializer, graph.value_info)]
+        for name in ("initializer", "value_info"):
+            graph.ClearField(name)
+        rest = onnx.ModelProto()
+        rest.CopyFrom(model)
+        rest.ClearField("graph")
+        return graph, listed, rest
+
+    monkeypatch.setattr(models, "ONE_MESSAGE_BYTES", 0)
+    monkeypatch.setattr(models.writing, "LARGE_BYTES", 64)
+    model, path = load(proto), tmp_path / "net.onnx"
+    save(model, path)
+    assert any(value.const_value.nbytes >= 64 for value in model.ir.graph.initializers.values())
+    assert parts(onnx.load(path)) == parts(to_proto(model))
+    onnx.checker.check_model(path)
+    assert path.read_bytes() == b"".join(models.writing.pieces(model.ir))
+
+
 def test_the_same_model_gives_the_same_bytes(proto):
     assert to_bytes(load(proto)) == to_bytes(load(proto))
 
