@@ -9,7 +9,6 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.graph.labels import Facet, spans
-from onnxprune.graph.pins import deletable
 from onnxprune.graph.units import Channels
 
 #: In place of a family: channels that no unit can delete.
@@ -74,7 +73,7 @@ def _families(channels: Channels) -> np.ndarray:
     on_weights = _kinship(channels, [facet for _, facets in channels.parameters() for facet in facets])
     anywhere = _kinship(channels, [facet for facets in channels.trace.facets.values() for facet in facets])
     kinship = np.where(on_weights == 0, anywhere, on_weights)
-    kinship = np.where(deletable(channels), kinship, 0)
+    kinship = np.where(channels.deletable, kinship, 0)
     _, first, inverse = np.unique(kinship, return_index=True, return_inverse=True)
     number = np.argsort(np.argsort(first))[inverse]
     stays = kinship == 0

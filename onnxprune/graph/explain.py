@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import breadth_first_order
 
 from onnxprune.errors import InputError
 from onnxprune.graph.labels import PINNED, Facet, spans
-from onnxprune.graph.pins import Cause, Causes, Ties, deletable, pins, runs
+from onnxprune.graph.pins import Cause, Causes, Ties, pins, runs
 
 if TYPE_CHECKING:
     from onnxprune.graph.units import Channels
@@ -148,10 +148,10 @@ class _Chains:
         self.asked = asked
         self.ties = Ties(channels)
         self.causes = Causes(channels, self.ties)
-        self.can_go = deletable(channels)
+        self.can_go = channels.deletable
         self.unit_of = np.full(channels.count, -1)
-        for unit in reversed(channels.units):
-            self.unit_of[list(unit.channels)] = unit.index
+        sets = channels.units.sets
+        self.unit_of[sets.flat[::-1]] = np.repeat(np.arange(len(sets)), sets.lengths)[::-1]
         self._holders: list[tuple[ir.Value, Facet]] = []
         self._holder = np.full(len(self.causes.of), -1)
         for value, facets in reversed(channels.trace.facets.items()):

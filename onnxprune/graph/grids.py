@@ -8,7 +8,7 @@ table, the places that a shuffle takes from every group.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,105 +65,42 @@ def _add(seen: dict[tuple, Grid], channels: np.ndarray) -> None:
     seen.setdefault((channels.shape, channels.tobytes()), Grid(channels))
 
 
-class Legality:
-    """What may be deleted: grids stay rectangular, links hold, and no axis is emptied.
-
-    A link says that a name goes exactly when all its members go. `axes` are the channels of each labelled axis.
-    """
-
-    def __init__(
-        self,
-        grids: Sequence[Grid],
-        links: Iterable[tuple[np.ndarray, np.ndarray]],
-        axes: Sequence[np.ndarray],
-        count: int,
-    ):
-        self.grids = grids
-        self.axes = axes
-        pairs = [(name, row) for names, members in links for name, row in zip(names.tolist(), members, strict=True)]
-        distinct = {(name, row.tobytes()): (name, np.unique(row)) for name, row in pairs}
-        self.links = list(distinct.values())
-        self._grids_of = _Index([grid.channels.ravel() for grid in grids], count)
-        self._links_of = _Index([np.append(row, name) for name, row in self.links], count)
-        self._axes_of = _Index(axes, count)
-        self._deleted = np.zeros(count, bool)
-
-    def close(self, members: np.ndarray, pinned: np.ndarray) -> np.ndarray | None:
-        """The smallest set with `members` under which every link holds; None where it holds a `pinned[channel]`."""
-        deleted = self._deleted
-        found = new = np.unique(members)
-        deleted[found] = True
-        while new.size and not pinned[new].any():
-            more = []
-            for number in self._links_of[new]:
-                name, row = self.links[number]
-                if deleted[name]:
-                    more.append(row[~deleted[row]])
-                elif deleted[row].all():
-                    more.append(np.array([name]))
-            new = np.unique(np.concatenate(more)) if more else new[:0]
-            deleted[new] = True
-            found = np.concatenate([found, new])
-        deleted[found] = False
-        return None if new.size else np.sort(found)
-
-    def allows(self, members: np.ndarray) -> bool:
-        """Whether deleting these alone leaves every grid a box and every axis something."""
-        deleted = self._deleted
-        deleted[members] = True
-        fine = not any(deleted[self.axes[number]].all() for number in self._axes_of[members]) and all(
-            self.grids[number].stays_regular(deleted) for number in self._grids_of[members]
-        )
-        deleted[members] = False
-        return fine
-
-
-class _Index:
-    """From channels to the sets that hold any of them."""
-
-    def __init__(self, sets: Sequence[np.ndarray], count: int):
-        members = np.concatenate([*sets, np.empty(0, np.int64)])
-        owners = np.repeat(np.arange(len(sets)), [len(s) for s in sets])
-        order = np.argsort(members, kind="stable")
-        self._owners = owners[order]
-        self._starts = np.searchsorted(members[order], np.arange(count + 1))
-
-    def __getitem__(self, channels: np.ndarray) -> list[int]:
-        spans = [self._owners[self._starts[c] : self._starts[c + 1]] for c in channels.tolist()]
-        return np.unique(np.concatenate(spans)).tolist() if spans else []
-
-
 #: How a channel lies on the grids that meet it unevenly: (grid, row, places in the row), in order.
 Cell = tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Bundles:
-    """Sets of loose channels, alike. `even`: each takes as much from every row; else rows may go as a whole."""
+    """Sets of loose channels, alike. `even`: each takes as much from every row, and `sets` is one array [set, member];
+    else rows may go as a whole."""
 
-    sets: list[np.ndarray]
+    sets: Sequence[np.ndarray] | np.ndarray
     even: bool
 
 
-def bundle(grids: Sequence[Grid], order: np.ndarray) -> tuple[list[Bundles], dict[int, str]]:
-    """Group loose channels into sets that may be legal; return (them, {loose channel: why it may be in none}).
+#: Loose channels, and why they may be in no bundle.
+Loose = tuple[np.ndarray, str]
+
+
+def bundle(grids: Sequence[Grid], order: np.ndarray) -> tuple[list[Bundles], list[Loose]]:
+    """Group loose channels into sets that may be legal; return them, and all loose channels.
 
     `order[channel]` says which member of a row is taken first: the k-th of every row make the k-th bundle.
     """
     return _bundle(grids, order, _DEPTH)
 
 
-def _bundle(grids: Sequence[Grid], order: np.ndarray, depth: int) -> tuple[list[Bundles], dict[int, str]]:
+def _bundle(grids: Sequence[Grid], order: np.ndarray, depth: int) -> tuple[list[Bundles], list[Loose]]:
     cells = _cells(grids)
     bundles: list[Bundles] = []
-    loose: dict[int, str] = {}
+    loose: list[Loose] = []
     for keys in _classes(grids, cells):
         problem = _problem(grids, cells, keys)
-        loose.update(dict.fromkeys((name for key in keys for name in cells[key]), problem or "grids cross here"))
-        columns: list[np.ndarray] = []
+        members = np.concatenate([cells[key] for key in keys])
+        loose.append((members, problem or "grids cross here"))
+        columns = np.zeros((0, len(keys)), np.int64)
         if not problem:
-            ranked = [sorted(cells[key], key=lambda c: (order[c], c)) for key in keys]
-            columns = [np.array(column, np.int64) for column in zip(*ranked, strict=True)]
+            columns = np.column_stack([cells[key][np.argsort(order[cells[key]], kind="stable")] for key in keys])
         if len(columns) > 1:
             bundles.append(Bundles(columns, even=True))
         else:
@@ -173,18 +110,19 @@ def _bundle(grids: Sequence[Grid], order: np.ndarray, depth: int) -> tuple[list[
 
 
 def _bundles_of_rows(
-    grids: Sequence[Grid], cells: Mapping[Cell, list[int]], keys: Sequence[Cell], order: np.ndarray, depth: int
+    grids: Sequence[Grid], cells: Mapping[Cell, np.ndarray], keys: Sequence[Cell], order: np.ndarray, depth: int
 ) -> list[np.ndarray]:
     """What is left to choose when the rows of one of the grids, each in turn, move as a whole."""
-    members = np.array([name for key in keys for name in cells[key]], np.int64)
+    members = np.concatenate([cells[key] for key in keys])
     met = sorted({number for key in keys for number, _, _ in key})
     found: list[np.ndarray] = []
     seen: set[bytes] = set()
     for number in met:
-        rows_of = [[row for n, row, _ in key if n == number] for key in keys for _ in cells[key]]
+        rows_of = [[row for n, row, _ in key if n == number] for key in keys]
         if any(len(rows) != 1 for rows in rows_of):
             continue
-        _, row_of = np.unique([rows[0] for rows in rows_of], return_inverse=True)
+        every = np.repeat([rows[0] for rows in rows_of], [len(cells[key]) for key in keys])
+        _, row_of = np.unique(every, return_inverse=True)
         if row_of.tobytes() in seen:
             continue
         seen.add(row_of.tobytes())
@@ -193,36 +131,46 @@ def _bundles_of_rows(
         others = [Grid(row_of_channel[grids[n].channels]) for n in met if n != number]
         rank = np.bincount(row_of, weights=order[members])
         bundles, loose = _bundle(others, rank, depth - 1)
-        alone = [np.array([row]) for row in range(row_of.max() + 1) if row not in loose]
-        found += [members[np.isin(row_of, rows)] for rows in [*alone, *(b for alike in bundles for b in alike.sets)]]
+        alone = np.setdiff1d(np.arange(row_of.max() + 1), np.concatenate([[], *(rows for rows, _ in loose)]))
+        sets = [*alone[:, None], *(rows for alike in bundles for rows in alike.sets)]
+        found += [members[np.isin(row_of, rows)] for rows in sets]
     return found
 
 
-def _cells(grids: Sequence[Grid]) -> dict[Cell, list[int]]:
-    """Loose channels, by how they lie."""
-    lies: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
-    for number, grid in enumerate(grids):
-        for name, rows, hits in _loose(grid):
-            lies[name] += [(number, row, hit) for row, hit in zip(rows.tolist(), hits.tolist(), strict=True)]
-    cells: dict[Cell, list[int]] = defaultdict(list)
-    for name, found in sorted(lies.items()):
-        cells[tuple(found)].append(name)
+def _cells(grids: Sequence[Grid]) -> dict[Cell, np.ndarray]:
+    """Loose channels, by how they lie; each in rising order."""
+    found = [_loose(grid) for grid in grids]
+    number = np.repeat(np.arange(len(grids)), [len(names) for names, _, _ in found])
+    none = np.empty(0, np.int64)
+    names, row, hits = (np.concatenate([part[i] for part in found] or [none]) for i in range(3))
+    order = np.argsort(names, kind="stable")
+    lies = np.column_stack([number, row, hits])[order]
+    starts = np.flatnonzero(np.r_[True, names[order][1:] != names[order][:-1]]) if len(names) else none
+    lengths = np.diff(np.r_[starts, len(names)])
+    cells: dict[Cell, np.ndarray] = {}
+    for length in np.unique(lengths):  # how many rows a channel lies in
+        alike = starts[lengths == length]
+        rows = lies[alike[:, None] + np.arange(length)].reshape(len(alike), -1)
+        first, which = distinct_rows(rows)
+        members = np.split(alike[np.argsort(which, kind="stable")], np.cumsum(np.bincount(which))[:-1])
+        for key, places in zip(rows[first].reshape(len(first), length, 3).tolist(), members, strict=True):
+            cells[tuple((n, r, h) for n, r, h in key)] = names[order[places]]
     return cells
 
 
-def _loose(grid: Grid) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """(channel, its rows, its places in each) of the channels that the rows of a grid don't share evenly."""
+def _loose(grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(channel, row, its places there), by channel and row, of those that the rows of a grid don't share evenly."""
     rows, width = grid.rows.shape
     flat = grid.channels.ravel() * rows + np.repeat(np.arange(rows), width)
     cells, hits = np.unique(flat[grid.channels.ravel() != _NOBODY], return_counts=True)
-    if not len(cells):
-        return
     names, row_of = cells // rows, cells % rows
+    if not len(cells):
+        return names, row_of, hits
     starts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]])
     covered = np.diff(np.r_[starts, len(names)])
     uneven = (covered < rows) | (np.minimum.reduceat(hits, starts) != np.maximum.reduceat(hits, starts))
-    for start, end in zip(starts[uneven].tolist(), (starts + covered)[uneven].tolist(), strict=True):
-        yield int(names[start]), row_of[start:end], hits[start:end]
+    chosen = np.repeat(uneven, covered)
+    return names[chosen], row_of[chosen], hits[chosen]
 
 
 def _coverage(grids: Sequence[Grid], keys: Iterable[Cell]) -> dict[int, np.ndarray]:
@@ -234,7 +182,7 @@ def _coverage(grids: Sequence[Grid], keys: Iterable[Cell]) -> dict[int, np.ndarr
     return taken
 
 
-def _classes(grids: Sequence[Grid], cells: Mapping[Cell, list[int]]) -> list[list[Cell]]:
+def _classes(grids: Sequence[Grid], cells: Mapping[Cell, np.ndarray]) -> list[list[Cell]]:
     """Cells that take their share of every row together.
 
     Cells on the same grids go together; classes that reach only some rows of a grid are joined to each other.
@@ -259,7 +207,7 @@ def _classes(grids: Sequence[Grid], cells: Mapping[Cell, list[int]]) -> list[lis
     return list(merged.values())
 
 
-def _problem(grids: Sequence[Grid], cells: Mapping[Cell, list[int]], keys: Sequence[Cell]) -> str:
+def _problem(grids: Sequence[Grid], cells: Mapping[Cell, np.ndarray], keys: Sequence[Cell]) -> str:
     """Why one channel from each cell is not a legal deletion; empty if it is."""
     if len({len(cells[key]) for key in keys}) > 1:
         return "the rows it lies in have members of different kinds"

@@ -172,21 +172,13 @@ def _cause(nodes: Sequence[ir.Node], at: int, reason: str) -> Cause:
     return Cause(node.op_type, node.name or "", reason)
 
 
-def deletable(channels: "Channels") -> np.ndarray:
-    """Which channels some unit contains: bool [channels]."""
-    flags = np.zeros(channels.count, bool)
-    for unit in channels.units:
-        flags[list(unit.channels)] = True
-    return flags
-
-
 def pins(channels: "Channels", causes: Causes | None = None) -> tuple[Pin, ...]:
     """Every cause for which a weight's axis, or a part of it, stays; what holds most weights first.
 
     A weight that is held on several axes counts once: for the first of them that isn't held by an end of the graph.
     """
     causes = causes or Causes(channels)
-    can_go = deletable(channels)
+    can_go = channels.deletable
     weights: dict[Cause, int] = {}
     axes: dict[Cause, list[PinnedAxis]] = {}
     for name, facets in channels.parameters():

@@ -2,9 +2,10 @@
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import overload
 
 import numpy as np
 import onnx_ir as ir
@@ -12,6 +13,7 @@ import onnx_ir as ir
 from onnxprune.errors import EmptyAxisError, InputError
 from onnxprune.graph import explain, grids, residual, weighing
 from onnxprune.graph.labels import PINNED, Facet, spans
+from onnxprune.graph.legality import Legality
 from onnxprune.graph.model import Model, load
 from onnxprune.graph.trace import Trace, walk
 
@@ -36,6 +38,57 @@ class Unit:
     exactness: str
     where: str
     channels: tuple[int, ...] = field(repr=False)
+
+
+class Units(Sequence[Unit]):
+    """All units of a model. What is asked about all of them at once is asked of the arrays.
+
+    `sets` are their channels, `sizes` their weights: int [unit].
+    """
+
+    def __init__(
+        self,
+        sets: weighing.Sets,
+        sizes: np.ndarray,
+        kinds: np.ndarray,
+        restated: np.ndarray,
+        places: Callable[[], Sequence[str]],
+    ):
+        self.sets, self.sizes = sets, sizes
+        self._kinds, self._restated, self._places = kinds, restated, places
+
+    @cached_property
+    def _all(self) -> tuple[Unit, ...]:
+        places = self._places()
+        columns = (self.sizes.tolist(), self._kinds.tolist(), self._restated.tolist(), self.sets.members())
+        return tuple(
+            Unit(index, KINDS[kind], size, "restated" if again else "exact", _first(places, members), members)
+            for index, (size, kind, again, members) in enumerate(zip(*columns, strict=True))
+        )
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @overload
+    def __getitem__(self, index: int) -> Unit: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Unit, ...]: ...
+    def __getitem__(self, index):
+        return self._all[index]
+
+    def __iter__(self) -> Iterator[Unit]:
+        return iter(self._all)
+
+    def __repr__(self) -> str:
+        return f"{len(self)} units"
+
+    def within(self, deleted: np.ndarray) -> np.ndarray:
+        """The indices of the units whose every channel is `deleted[channel]`."""
+        return np.flatnonzero(self.sets.all(deleted))
+
+
+def _first(places: Sequence[str], members: Iterable[int]) -> str:
+    return next((places[c] for c in members if places[c]), "")
 
 
 def trace(model) -> "Channels":
@@ -72,24 +125,29 @@ class Channels:
         return grids.collect(facets, (members for _, members in self.trace.ledger.rows), self.channel)
 
     @cached_property
-    def _legality(self) -> grids.Legality:
+    def _legality(self) -> Legality:
         links = [(self.channel[names], self.channel[members]) for names, members in self.trace.ledger.rows]
-        return grids.Legality(self._grids, links, self.axes, self.count)
+        return Legality(self._grids, links, self.axes, self.count)
 
     @cached_property
     def pin_reasons(self) -> dict[int, str]:
         """{channel that stays: why}."""
         reasons = dict(self._pinned_by_rules)
-        covered = np.zeros(self.count, bool)
-        for unit in self.units:
-            covered[list(unit.channels)] = True
-        for name, reason in self._bundles[1].items():
-            if not covered[name]:
+        covered = self.deletable
+        for names, reason in self._bundles[1]:
+            for name in names[~covered[names]].tolist():
                 reasons.setdefault(name, reason)
         return reasons
 
+    @property
+    def deletable(self) -> np.ndarray:
+        """Which channels some unit contains: bool [channels]."""
+        flags = np.zeros(self.count, bool)
+        flags[self.units.sets.flat] = True
+        return flags
+
     @cached_property
-    def _bundles(self) -> tuple[list[grids.Bundles], dict[int, str]]:
+    def _bundles(self) -> tuple[list[grids.Bundles], list[grids.Loose]]:
         return grids.bundle(self._grids, self._order)
 
     @cached_property
@@ -107,29 +165,25 @@ class Channels:
         return reasons
 
     @cached_property
-    def units(self) -> tuple[Unit, ...]:
+    def units(self) -> Units:
         """The smallest legal deletions, in graph order; rows of grids (conv groups, heads) last."""
-        sets = weighing.Sets(self._legal())
+        sets = self._legal()
+        sizes = sets.sums(self._sizes)
+        several = np.flatnonzero(sets.lengths > 1)
+        of_several = sets.chosen(several)
+        sizes[several] = 0
+        for name, facets in self.parameters() if len(several) else ():
+            if facets:
+                sizes[several] += weighing.count(of_several, self.shape(name), [self.named(f) for f in facets])
+        chosen = np.flatnonzero(sizes >= 0.5)
+        sets = sets.chosen(chosen)
         restated = np.zeros(self.count, bool)
         for labels in self.trace.ledger.restated:
             restated[self.channel[labels]] = True
-        sizes = sets.sums(self._sizes)
-        for name, facets in self.parameters():
-            named = [self.named(f) for f in facets]
-            weighing.count_once(sizes, sets, self.shape(name), named)
-        kinds = sets.least(self._kinds)
-        is_restated = sets.any(restated)
-        found = []
-        for members, size, kind, again in zip(
-            sets.members, sizes.tolist(), kinds.tolist(), is_restated.tolist(), strict=True
-        ):
-            if size:
-                where = next((self._places[c] for c in members if self._places[c]), "")
-                exactness = "restated" if again else "exact"
-                found.append(Unit(len(found), KINDS[kind], round(size), exactness, where, members))
-        return tuple(found)
+        whole = np.rint(sizes[chosen]).astype(np.int64)
+        return Units(sets, whole, sets.least(self._kinds), sets.any(restated), lambda: self._places)
 
-    def _legal(self) -> list[np.ndarray]:
+    def _legal(self) -> weighing.Sets:
         """Sets of channels that may go: single ones, bundles, and then the rows that links name."""
         pinned = np.zeros(self.count, bool)
         pinned[list(self._pinned_by_rules)] = True
@@ -138,28 +192,22 @@ class Channels:
         for names, _ in self.trace.ledger.rows:
             is_name[self.channel[names]] = True
         apart = pinned | is_name
-        apart[list(loose)] = True
-        found = list(np.flatnonzero(~apart)[:, None])
-        seen: set[tuple[int, ...]] = set()
-
-        def add(members: np.ndarray) -> None:
-            closed = self._legality.close(members, pinned)
-            key = None if closed is None else tuple(closed.tolist())
-            if key and key not in seen and self._legality.allows(closed):
-                seen.add(key)
-                found.append(closed)
-
+        for names, _ in loose:
+            apart[names] = True
+        evenly, others = [np.flatnonzero(~apart)[:, None]], []
         for alike in bundles:
-            if alike.even and not any(is_name[members].any() for members in alike.sets):
+            if alike.even and not is_name[alike.sets].any():
                 # No row and no axis is whole, so no link says more, and every grid loses evenly.
-                found += [np.sort(members) for members in alike.sets if not pinned[members].any()]
+                evenly.append(np.sort(alike.sets[~pinned[alike.sets].any(axis=1)], axis=1))
             else:
-                for members in alike.sets:
-                    add(members)
-        found.sort(key=lambda members: int(members[0]))
-        for name in dict.fromkeys(name for name, _ in self._legality.links):
-            add(np.array([name]))
-        return found
+                others += list(alike.sets)
+        rows = list(dict.fromkeys(self._legality.names.tolist()))
+        candidates = weighing.Sets.side_by_side([*others, *np.array(rows, np.int64)[:, None]])
+        numbers, closed = self._legality.legal(candidates, pinned)
+        is_row = numbers >= len(others)
+        by_place = weighing.Sets.of(evenly) + weighing.Sets.side_by_side([closed[i] for i in np.flatnonzero(~is_row)])
+        order = np.argsort(by_place.flat[by_place.starts], kind="stable")
+        return by_place.chosen(order) + weighing.Sets.side_by_side([closed[i] for i in np.flatnonzero(is_row)])
 
     @cached_property
     def blocks(self) -> tuple[Unit, ...]:
@@ -180,7 +228,7 @@ class Channels:
 
     def dropped(self, units: Iterable[Unit | int]) -> list[residual.Block]:
         """The residual blocks among `units`."""
-        chosen = {self._unit(unit).index for unit in units}
+        chosen = {self._index(unit) for unit in units}
         return [block for unit, block in zip(self.blocks, self._residual, strict=True) if unit.index in chosen]
 
     def emptied(self, deleted: np.ndarray) -> tuple[str, int] | None:
@@ -246,11 +294,17 @@ class Channels:
 
     # ---- weights ----------------------------------------------------------------------------------------------------
 
-    def parameters(self) -> Iterator[tuple[str, tuple[Facet, ...]]]:
+    def parameters(self) -> tuple[tuple[str, tuple[Facet, ...]], ...]:
         """(initializer name, its facets) of every labelled float initializer that isn't a copy."""
-        for name, value in self.model.ir.graph.initializers.items():
-            if name not in self.model.copies and _is_weight(value):
-                yield name, self.facets(value)
+        return self._parameters
+
+    @cached_property
+    def _parameters(self) -> tuple[tuple[str, tuple[Facet, ...]], ...]:
+        return tuple(
+            (name, self.facets(value))
+            for name, value in self.model.ir.graph.initializers.items()
+            if name not in self.model.copies and _is_weight(value)
+        )
 
     def facets(self, value: ir.Value) -> tuple[Facet, ...]:
         return tuple(self.trace.facets.get(value, ()))
@@ -279,12 +333,11 @@ class Channels:
     @cached_property
     def has_bundles(self) -> bool:
         """Whether grids leave a choice of which members go together."""
-        return any(len(unit.channels) > 1 for unit in self.units)
+        return bool((self.units.sets.lengths > 1).any())
 
     def importance(self, saliency: Mapping[str, np.ndarray]) -> np.ndarray:
         """The saliency of each unit: the sum over its channels. Array [units]."""
-        total = self.weigh(saliency)
-        return np.array([total[list(unit.channels)].sum() for unit in self.units])
+        return self.units.sets.sums(self.weigh(saliency))
 
     def ranked(self, saliency: Mapping[str, np.ndarray] | np.ndarray, first: np.ndarray | None = None) -> "Channels":
         """The same channels, with bundles that follow the ranking: the k-th bundle has each row's k-th least important.
@@ -310,7 +363,7 @@ class Channels:
         """Channels whose bundles take `deleted[channel]` members first, and its units that lie within `deleted`."""
         order = (~deleted).astype(np.int64)
         channels = self._ordered(order) if self.has_bundles else self
-        return channels, tuple(u.index for u in channels.units if deleted[list(u.channels)].all())
+        return channels, tuple(channels.units.within(deleted).tolist())
 
     @cached_property
     def prunable(self) -> float:
@@ -330,9 +383,9 @@ class Channels:
 
     def deleted(self, units: Iterable[Unit | int]) -> np.ndarray:
         """Which channels a set of units deletes: bool [channels]. Raises EmptyAxisError, naming the tensor and axis."""
+        indices = np.array([self._index(unit) for unit in units], np.int64)
         deleted = np.zeros(self.count, bool)
-        for unit in units:
-            deleted[list(self._unit(unit).channels)] = True
+        deleted[self.units.sets.chosen(indices[indices < len(self.units)]).flat] = True
         emptied = self.emptied(deleted)
         if emptied:
             name, axis = emptied
@@ -341,21 +394,21 @@ class Channels:
             )
         return deleted
 
-    def _unit(self, unit: Unit | int) -> Unit:
+    def _index(self, unit: Unit | int) -> int:
         if isinstance(unit, Unit):
             known = self.blocks if unit.kind == BLOCK else self.units
             index = unit.index - (len(self.units) if unit.kind == BLOCK else 0)
             if 0 <= index < len(known) and known[index] == unit:
-                return unit
+                return unit.index
             raise InputError(f"{unit} belongs to other channels. Take the units of those that you pass.")
         if not isinstance(unit, int | np.integer):
             raise InputError(f"{unit!r} is no unit. Give units, or their indices.")
         if 0 <= unit < len(self.units):
-            return self.units[unit]
+            return unit
         count = len(self.units) + len(self.blocks)
         if not 0 <= unit < count:
             raise InputError(f"There is no unit {unit}: this model has units 0 to {count - 1}.")
-        return self.blocks[unit - len(self.units)]
+        return unit
 
     def keep_mask(self, value: ir.Value, deleted: np.ndarray) -> np.ndarray:
         """Which elements of a tensor stay: bool, broadcastable to its shape, of size 1 where no facet speaks."""

@@ -1,10 +1,10 @@
 """Sums over the weights of channels and of sets of channels, each weight counted once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from onnxprune.graph.labels import any_flagged
+from onnxprune.graph.labels import any_flagged, spans
 
 
 def add(total: np.ndarray, array: np.ndarray | None, shape: tuple[int, ...], named: Sequence[np.ndarray]) -> None:
@@ -31,43 +31,66 @@ def _sum_to(array: np.ndarray | None, shape: tuple[int, ...], smaller: tuple[int
 
 
 class Sets:
-    """Sets of channels side by side, for sums over all of them at once."""
+    """Sets of channels side by side in one array, so that NumPy goes over thousands of them at once."""
 
-    def __init__(self, sets: Sequence[np.ndarray]):
-        lengths = np.array([len(s) for s in sets], np.int64)
-        self.flat = np.concatenate([*sets, np.empty(0, np.int64)])
+    def __init__(self, flat: np.ndarray, lengths: np.ndarray):
+        self.flat, self.lengths = flat, lengths
         self.starts = np.cumsum(lengths) - lengths
-        self.members = [tuple(s.tolist()) for s in sets]
+
+    @classmethod
+    def of(cls, families: Iterable[np.ndarray]) -> "Sets":
+        """The sets of several arrays [set, member]."""
+        families = list(families)
+        lengths = np.repeat([sets.shape[1] for sets in families], [len(sets) for sets in families])
+        return cls(np.concatenate([sets.ravel() for sets in families]), lengths)
+
+    @classmethod
+    def side_by_side(cls, sets: Sequence[np.ndarray]) -> "Sets":
+        return cls(np.concatenate([np.empty(0, np.int64), *sets]), np.array([len(s) for s in sets], np.int64))
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        return self.flat[self.starts[number] : self.starts[number] + self.lengths[number]]
+
+    def __add__(self, others: "Sets") -> "Sets":
+        return Sets(np.concatenate([self.flat, others.flat]), np.concatenate([self.lengths, others.lengths]))
+
+    def chosen(self, numbers: np.ndarray) -> "Sets":
+        """Some of the sets, in the order given."""
+        lengths = self.lengths[numbers]
+        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        return Sets(self.flat[np.repeat(self.starts[numbers], lengths) + within], lengths)
+
+    def members(self) -> list[tuple[int, ...]]:
+        flat = self.flat.tolist()
+        return [tuple(flat[a : a + n]) for a, n in zip(self.starts.tolist(), self.lengths.tolist(), strict=True)]
 
     def sums(self, values: np.ndarray) -> np.ndarray:
         """[set]: the sum of `values[channel]`."""
-        return np.add.reduceat(values[self.flat], self.starts) if len(self.starts) else np.zeros(0)
+        return np.add.reduceat(values[self.flat], self.starts) if len(self) else np.zeros(0)
 
     def least(self, values: np.ndarray) -> np.ndarray:
-        return np.minimum.reduceat(values[self.flat], self.starts) if len(self.starts) else np.zeros(0, np.int64)
+        return np.minimum.reduceat(values[self.flat], self.starts) if len(self) else np.zeros(0, np.int64)
 
     def any(self, flags: np.ndarray) -> np.ndarray:
-        return np.logical_or.reduceat(flags[self.flat], self.starts) if len(self.starts) else np.zeros(0, bool)
+        return np.logical_or.reduceat(flags[self.flat], self.starts) if len(self) else np.zeros(0, bool)
+
+    def all(self, flags: np.ndarray) -> np.ndarray:
+        return np.logical_and.reduceat(flags[self.flat], self.starts) if len(self) else np.zeros(0, bool)
 
 
-def count_once(sizes: np.ndarray, sets: Sets, shape: tuple[int, ...], named: Sequence[np.ndarray]) -> None:
-    """Take from the sizes of sets what several of a tensor's facets count for them."""
-    if len(named) < 2 or not len(sets.starts):
-        return
-    channels = max(int(array.max()) for array in [sets.flat, *named]) + 1
-    touched = []
-    for facet in named:
-        on_axis = np.zeros(channels, bool)
-        on_axis[facet] = True
-        touched.append(sets.any(on_axis))
-    for number in np.flatnonzero(np.sum(touched, axis=0) > 1).tolist():
-        if len(sets.members[number]) > 1:  # single channels were counted once to begin with
+def count(sets: Sets, shape: tuple[int, ...], named: Sequence[np.ndarray]) -> np.ndarray:
+    """How many of a tensor's elements each set deletes: float [set]. `named` are its facets as channels."""
+    channels = max(int(array.max(initial=0)) for array in [sets.flat, *named]) + 1
+    shares = [sets.sums(np.bincount(facet.ravel(), minlength=channels)) / facet.size for facet in named]
+    axes = [axis for facet in named for axis in spans(facet)]
+    size = float(np.prod(shape))
+    found = size * (1 - np.prod([1 - share for share in shares], axis=0))
+    if len(set(axes)) < len(axes):  # facets that share an axis aren't independent
+        for number in np.flatnonzero(np.sum([share > 0 for share in shares], axis=0) > 1).tolist():
             flags = np.zeros(channels, bool)
-            flags[list(sets.members[number])] = True
-            joint = any_flagged(flags, named)
-            exact = joint.sum() * (np.prod(shape) / np.prod(joint.shape))
-            sizes[number] += exact - sum(_alone(flags, shape, facet) for facet in named)
-
-
-def _alone(flags: np.ndarray, shape: tuple[int, ...], facet: np.ndarray) -> float:
-    return flags[facet].sum() * (np.prod(shape) / np.prod(facet.shape))
+            flags[sets[number]] = True
+            found[number] = size * any_flagged(flags, named).mean()
+    return found

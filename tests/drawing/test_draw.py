@@ -15,7 +15,6 @@ from onnxprune.drawing.families import Families
 from onnxprune.drawing.layers import find
 from onnxprune.graph.labels import spans
 from onnxprune.graph.model import load
-from onnxprune.graph.pins import deletable
 from onnxprune.graph.units import Channels, trace
 from tests.strategies import Network, networks
 
@@ -253,7 +252,7 @@ def test_every_drawing(net: Network):
     assert {node.name for node in weighted} <= set(starts)
 
     # Colours: two layers share one exactly when they share a channel that can go.
-    gives, can_go = drawn.colours("gives"), deletable(channels)
+    gives, can_go = drawn.colours("gives"), channels.deletable
     outputs: dict[str, set[int]] = {}
     for node in weighted:
         labels = [f.ravel() for f in channels.facets(node.outputs[0]) if spans(f) == (1,)]

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from onnxprune.errors import InputError
 from onnxprune.graph.labels import PINNED
 from onnxprune.graph.model import load
-from onnxprune.graph.pins import Causes, deletable, pins, runs
+from onnxprune.graph.pins import Causes, pins, runs
 from onnxprune.graph.units import Channels, trace
 from tests.strategies import Network, networks
 
@@ -191,7 +191,7 @@ def test_ways_to_pins_are_the_shortest(oracle, net: Network):
 @given(net=networks())
 def test_every_place_has_one_fate_and_every_step_is_on_its_channel(oracle, net: Network):
     channels = trace(load(oracle.parse(net.body, IMAGE, net.weights, net.constants)))
-    can_go = deletable(channels)
+    can_go = channels.deletable
     values = {value.name: value for value in channels.trace.facets}
     for name, facets in channels.parameters():
         found = channels.explain(name)
@@ -217,7 +217,7 @@ def test_every_place_has_one_fate_and_every_step_is_on_its_channel(oracle, net: 
 def test_what_is_pinned_adds_up(oracle, net: Network):
     """Elements that no unit can delete, counted one by one."""
     channels = trace(load(oracle.parse(net.body, IMAGE, net.weights, net.constants)))
-    can_go = deletable(channels)
+    can_go = channels.deletable
     stuck = 0
     for name, facets in channels.parameters():
         free = np.zeros(channels.trace.shape_of[channels.model.ir.graph.initializers[name]], bool)

@@ -8,7 +8,7 @@ from onnxprune.graph.mask import mask
 from onnxprune.graph.model import load
 from onnxprune.graph.remove import remove
 from onnxprune.graph.units import trace
-from onnxprune.graph.weighing import Sets, count_once
+from onnxprune.graph.weighing import Sets, count
 
 IMAGE = {"x": "N,3,8,8"}
 
@@ -154,7 +154,17 @@ def test_two_layers_that_share_an_initializer_by_accident(oracle):
 def test_channels_beyond_all_sets_are_no_member_of_any():
     """A matrix [3, 2] whose rows are the channels 1, 5 and 2, its columns 1 and 2: {1, 2} has all 6 elements."""
     rows, columns = np.array([[1], [5], [2]]), np.array([[1, 2]])
-    for named in ([rows, columns], [columns, rows]):
-        sizes = np.array([2 * 2 + 2 * 3.0])
-        count_once(sizes, Sets([np.array([1, 2])]), (3, 2), named)
-        assert sizes.tolist() == [6]
+    grid = np.array([[1, 3], [3, 1], [2, 5]])
+    sets = Sets.side_by_side([np.array([1, 2]), np.array([9])])
+    for named, deleted in (([rows, columns], 6), ([columns, rows], 6), ([rows, grid], 5), ([grid], 3), ([rows], 4)):
+        assert count(sets, (3, 2), named).round(9).tolist() == [deleted, 0]
+
+
+def test_a_set_counts_a_weight_once_whose_channel_is_read_and_written(oracle):
+    """Residual streams through groups: bundles of two channels, each of them a row and a column of w2."""
+    body = "a = Conv(x, w0) b = Conv<group=2>(a, w1) c = Conv(b, w2) d = Add(b, c) y = Conv(d, w9)"
+    weights = {"w0": (8, 3, 1, 1), "w1": (8, 4, 1, 1), "w2": (8, 8, 1, 1), "w9": (5, 8, 1, 1)}
+    channels = trace(load(oracle.parse(body, IMAGE, weights)))
+    assert any(len(unit.channels) > 1 for unit in channels.units)
+    for unit in channels.units:
+        assert unit.size == sum(int((~mask).sum()) for mask in channels.keep_masks([unit]).values())
