@@ -55,6 +55,8 @@ class ShrunkModel:
             "subnormals": self.report.subnormals,
             "max_error": None if proof is None else proof.max_error,
             "range": None if proof is None else proof.range,
+            "max_error_over_range": None if proof is None else proof.error_over_range,
+            "max_error_in_float64": None if proof is None else proof.error_in_float64,
             "seconds": self.seconds,
             "proof": "left out (--no-verify)" if proof is None else str(proof),
         }
@@ -108,8 +110,7 @@ def shrink_into(
             if not equivalence.passed:
                 fault = _first_fault(path, reference, target, report, lambda k: shrunk(k)[0])
                 raise NotEquivalentError(
-                    f"Without what was removed the model differs by {equivalence.error_over_range:.2e} of the output "
-                    f"range at {equivalence.worst}, more than {equivalence.tolerance:.0e}. {fault} Nothing was "
+                    f"Without what was removed the model differs by {_difference(equivalence)}. {fault} Nothing was "
                     "written; please report it with the file."
                 )
             if done.bound is not None:
@@ -122,6 +123,16 @@ def shrink_into(
         reference.unlink(missing_ok=True)
     tell(progress, steps, steps, WHAT)
     return done
+
+
+def _difference(found: "Equivalence") -> str:
+    """How far apart the files are, in words that follow "differs by"."""
+    said = f"{found.error_over_range:.2e} of the output range at {found.worst}, more than {found.tolerance:.0e}"
+    if found.error_in_float64 is None:
+        return said
+    if found.error_in_float64 > found.tolerance:
+        return f"{said}, and by {found.error_in_float64:.2e} computed in float64"
+    return f"{said}, where rounding moves the original itself by {found.rounding:.2e} only"
 
 
 def _measured_change(path: Path, target: Path, allowed: Bound) -> float:

@@ -174,7 +174,7 @@ def equivalence_section(found: Equivalence | None) -> dict[str, Any] | None:
         "verdict": "passed" if found.passed else "failed",
         "summary": summary,
         "facts": [
-            ("largest error, over the output's range", f"{found.error_over_range:.2e} (at most {found.tolerance:.0e})"),
+            *_error_facts(found),
             ("largest error", f"{found.max_error:.2e}"),
             ("signal to noise", "nothing differs" if found.snr_db is None else f"{found.snr_db:.0f} dB"),
             ("cosine similarity", f"{found.cosine:.9f}"),
@@ -182,3 +182,14 @@ def equivalence_section(found: Equivalence | None) -> dict[str, Any] | None:
             ("arrays compared", f"{found.comparisons:,}"),
         ],
     }
+
+
+def _error_facts(found: Equivalence) -> list[tuple[str, str]]:
+    name, limit = "largest error, over the output's range", f"(at most {found.tolerance:.0e})"
+    if found.error_in_float64 is None:
+        return [(name, f"{found.error_over_range:.2e} {limit}")]
+    return [
+        (f"{name}, in float64", f"{found.error_in_float64:.2e} {limit}"),
+        ("in float32", f"{found.error_over_range:.2e}"),
+        ("how far rounding moves the original itself in float32", f"{found.rounding:.2e}"),
+    ]

@@ -166,6 +166,15 @@ def test_only_refusals(report, validation, replaced):
     assert "Equivalence" not in page.text and "Measured on" not in page.text
 
 
+def test_a_proof_in_float64_shows_both_figures(report, validation, replaced):
+    """Of the distance in float32 the tolerance isn't said: that isn't what it was held against."""
+    proof = replaced(validation.equivalence, error_over_range=3.1e-5, error_in_float64=6.2e-9, rounding=1.4e-5)
+    page = Page(report(validation=replaced(validation, equivalence=proof)))
+    for words in ("in float64 6.20e-09 (at most 1e-05)", "in float32 3.10e-05", "in float32 1.40e-05"):
+        assert words in page.text
+    assert "3.10e-05 (at most" not in page.text
+
+
 def test_a_slower_larger_model_is_called_so(report, validation, replaced):
     comparison = validation.latency[0]
     slow = replaced(

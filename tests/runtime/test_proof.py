@@ -65,3 +65,69 @@ def test_integers_are_drawn_from_the_whole_table(tmp_path):
     onnx.save(model(text, {"table": table}), tmp_path / "a.onnx")
     onnx.save(model(text, {"table": other}), tmp_path / "b.onnx")
     assert not prove_files(tmp_path / "a.onnx", tmp_path / "b.onnx").passed
+
+
+# ---- where float32 can't compute the reference itself as closely as the tolerance -----------------------------------
+
+#: Two large products that all but cancel: rounding them shows in what is left.
+CANCELS = "(float[N,40] x) => (float[N,8] y) { a = MatMul(x, u) b = MatMul(x, v) y = Sub(a, b) }"
+
+
+def cancelling(size: float, order=slice(None), scale: float = 1.0) -> onnx.ModelProto:
+    """x times small numbers, as the difference of products with numbers `size` times as large, summed in some order.
+
+    All of them are few binary digits, which float32 holds exactly.
+    """
+    u = (np.rint(weights((40, 8), np.float64)) * size).astype(np.float32)
+    v = (u - np.rint(8 * weights((40, 8), np.float64, seed=1)) / 8 * scale).astype(np.float32)
+    # Where rows are in another order, the input is put into it first.
+    rows = np.arange(40)[order]
+    text = CANCELS.replace(
+        "{ a = MatMul(x, u) b = MatMul(x, v)", "{ z = Gather<axis=1>(x, rows) a = MatMul(z, u) b = MatMul(z, v)"
+    )
+    return model(text, {"u": u[rows], "v": v[rows], "rows": rows})
+
+
+def saved(tmp_path, *models):
+    paths = []
+    for number, found in enumerate(models):
+        paths.append(tmp_path / f"{number}.onnx")
+        onnx.save(found, paths[-1])
+    return paths
+
+
+def test_another_order_of_summing_passes_in_float64(tmp_path):
+    found = prove_files(*saved(tmp_path, cancelling(2.0**12), cancelling(2.0**12, slice(None, None, -1))))
+    assert found.passed and found.error_over_range > found.tolerance
+    assert found.error_in_float64 < 1e-9 and found.rounding > found.tolerance / 3
+    assert "equal: in float64 error" in str(found) and "rounding moves the reference itself by" in str(found)
+
+
+def test_a_change_that_rounding_would_hide_is_seen_in_float64(tmp_path):
+    """It is as small as the reference's own rounding."""
+    found = prove_files(*saved(tmp_path, cancelling(2.0**12), cancelling(2.0**12, scale=1 + 2.0**-8)))
+    assert not found.passed
+    assert found.error_in_float64 > found.tolerance
+    assert found.error_over_range < 10 * found.rounding
+
+
+def test_a_candidate_that_rounds_far_more_than_the_reference_fails(tmp_path):
+    """In float64 they are the same, but nobody runs them there."""
+    found = prove_files(*saved(tmp_path, cancelling(1.0), cancelling(2.0**17)))
+    assert found.error_in_float64 < 1e-9 and found.error_over_range > found.tolerance
+    assert not found.passed and found.rounding < found.tolerance
+
+
+def test_what_float64_cannot_compute_is_judged_in_float32(tmp_path):
+    found = []
+    for scale in (1.0, 1.001):
+        found.append(model("(float[N,3] x) => (float[N,4] y) { a = MatMul(x, w) y = com.microsoft.QuickGelu(a) }", {}))
+        found[-1].opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+        found[-1].graph.initializer.append(numpy_helper.from_array(weights((3, 4)) * np.float32(scale), "w"))
+    result = prove_files(*saved(tmp_path, *found))
+    assert not result.passed and result.error_in_float64 is None and "NOT equal: error" in str(result)
+
+
+def test_close_files_are_not_computed_twice(tmp_path, monkeypatch):
+    monkeypatch.setattr("onnxprune.runtime.proof.in_float64", None)
+    assert prove_files(*saved(tmp_path, cancelling(1.0), cancelling(1.0, slice(None, None, -1)))).passed
