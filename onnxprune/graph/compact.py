@@ -33,10 +33,10 @@ def take(array: np.ndarray, mask: np.ndarray) -> np.ndarray:
     lines = [kept_along(mask, a, array.shape[a]) for a in axes]
     squeezed = mask.squeeze()
     if squeezed.sum() == np.prod([line.sum() for line in lines]):
-        index = [np.arange(size) for size in array.shape]
         for axis, line in zip(axes, lines, strict=True):
-            index[axis] = np.flatnonzero(line)
-        return array[np.ix_(*index)]
+            if not line.all():
+                array = array.take(np.flatnonzero(line), axis)  # one axis after another: far faster than np.ix_
+        return array
     rest = [a for a in range(array.ndim) if a not in axes]
     front = array.transpose(axes + rest)
     sizes = _box(squeezed)

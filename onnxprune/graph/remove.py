@@ -104,7 +104,7 @@ def _sliced(value: ir.Value, mask: Mask, shape: tuple[int, ...]) -> ir.LazyTenso
     tensor = value.const_value
 
     def cut() -> ir.TensorProtocol:
-        return ir.tensor(np.ascontiguousarray(take(tensor.numpy(), mask())), dtype=tensor.dtype, name=value.name)
+        return ir.Tensor(np.ascontiguousarray(take(tensor.numpy(), mask())), dtype=tensor.dtype, name=value.name)
 
     small = int(np.prod(shape)) <= _CACHED_ELEMENTS
     return ir.LazyTensor(cut, dtype=tensor.dtype, shape=ir.Shape(shape), cache=small, name=value.name)

@@ -7,6 +7,7 @@ strict shape inference runs once for the whole graph. A second probe with other 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import onnx
@@ -60,40 +61,162 @@ def symbols(model: ir.Model) -> list[str]:
 
 
 def probe(model: ir.Model, number: int = 0) -> Shapes:
-    """Shapes under the first (0) or second (1) assignment of primes to symbolic sizes.
+    """Shapes under the first (0) or second (1) assignment of primes to symbolic sizes; see `Prober.probe`."""
+    return Prober(model).probe(number)
 
-    Where no assignment passes strict inference (a contradiction, or an operator that it can't handle), shapes that
-    can't be found are left out. Small sizes that leave nothing of an image are passed over.
-    """
-    names = symbols(model)
-    batches = {_symbol(v, 0, v.shape[0]) for v in _real_inputs(model.graph) if v.shape is not None and v.shape.rank()}
-    small, large = (iter(_primes(model, len(names), least)) for least in (BATCH_FROM, LENGTH_FROM))
-    primes = [next(small if name in batches else large) for name in names]
-    if number:
-        primes = _far_from(primes, _primes(model, len(PRIMES), SECOND_FROM))
-    first: dict[str, int] = {}
-    emptied: Shapes | None = None
-    for scale in SCALES if names else SCALES[:1]:
-        sizes = {name: primes[i] * (scale if i or len(names) == 1 else 1) for i, name in enumerate(names)}
-        first = first or sizes
+
+def infer(model: ir.Model, sizes: Mapping[str, int], *, strict: bool = True) -> Shapes:
+    """Shapes with each symbolic size replaced by `sizes[name]`; see `Prober.infer`."""
+    return Prober(model).infer(sizes, strict=strict)
+
+
+class Prober:
+    """What probing needs of a model, gathered once for several probes."""
+
+    def __init__(self, model: ir.Model):
+        self.model = model
+        self.names = symbols(model)
+        self.constants = constants(model)
+        self._skeleton = _Skeleton(model)
+        self._made = [value for node in model.graph for value in node.outputs]
+        self._scales = SCALES if self.names else SCALES[:1]
+        self._needs_values = False
+
+    def probe(self, number: int = 0) -> Shapes:
+        """Shapes under the first (0) or second (1) assignment of primes to symbolic sizes.
+
+        Where no assignment passes strict inference (a contradiction, or an operator that it can't handle), shapes that
+        can't be found are left out. Small sizes that leave nothing of an image are passed over.
+        """
+        names, model = self.names, self.model
+        batches = {_symbol(v, 0, v.shape[0]) for v in _real_inputs(model.graph) if v.shape is not None and len(v.shape)}
+        small, large = (iter(self._primes(len(names), least)) for least in (BATCH_FROM, LENGTH_FROM))
+        primes = [next(small if name in batches else large) for name in names]
+        if number:
+            primes = _far_from(primes, self._primes(len(PRIMES), SECOND_FROM))
+        first: dict[str, int] = {}
+        emptied: Shapes | None = None
+        for scale in self._scales:
+            sizes = {name: primes[i] * (scale if i or len(names) == 1 else 1) for i, name in enumerate(names)}
+            first = first or sizes
+            try:
+                found = self.infer(sizes)
+            except InferenceError:
+                continue
+            if not any(0 in found.shape_of.get(out, ()) for out in self._made):
+                self._scales = self._scales[self._scales.index(scale) :]  # the next probe needn't try smaller ones
+                return found
+            emptied = emptied or found
+        if emptied is not None:
+            return emptied
         try:
-            found = infer(model, sizes)
-        except InferenceError:
-            continue
-        if not any(0 in found.shape_of.get(out, ()) for node in model.graph for out in node.outputs):
-            return found
-        emptied = emptied or found
-    if emptied is not None:
-        return emptied
-    try:
-        return infer(model, first, strict=False)
-    except InferenceError as error:
-        raise ModelError(
-            f"Types or shapes of the model contradict each other: {' '.join(str(error).split())} Check it with "
-            "onnx.checker."
-        ) from error
-    except MemoryError as error:
-        raise ModelError("The model's shapes take more memory than any network's. Check them with Netron.") from error
+            return self.infer(first, strict=False)
+        except InferenceError as error:
+            raise ModelError(
+                f"Types or shapes of the model contradict each other: {' '.join(str(error).split())} Check it with "
+                "onnx.checker."
+            ) from error
+        except MemoryError as error:
+            raise ModelError(
+                "The model's shapes take more memory than any network's. Check them with Netron."
+            ) from error
+
+    def infer(self, sizes: Mapping[str, int], *, strict: bool = True) -> Shapes:
+        """Shapes with each symbolic size replaced by `sizes[name]`. Strict, it raises InferenceError on a contradiction.
+
+        Many networks need no values. Where values matter, onnx follows shape arithmetic through some operators only;
+        where it stops, what `evaluate` finds helps it on.
+        """
+        proto = self._skeleton.with_sizes(sizes)
+        can_follow = True
+        if not self._needs_values:
+            shape_of, is_derived = self._inferred(proto, sizes, strict, with_values=False)
+            if is_derived:
+                return Shapes(shape_of, sizes)
+            can_follow = all(shape[0] <= LONGEST_FOLLOWED for shape in shape_of.values() if len(shape) == 1)
+            self._needs_values = can_follow
+        values: dict[ir.Value, np.ndarray] = {}
+        while True:
+            try:
+                shape_of, _ = self._inferred(proto, sizes, strict, with_values=can_follow)
+            except InferenceError:  # onnx adds lists of other lengths wrongly; real contradictions show without, too
+                if not can_follow:
+                    raise
+                can_follow = False
+                continue
+            if all(out in shape_of for out in self._made):
+                return Shapes(shape_of, sizes)
+            told = len(values)
+            for value, array in evaluate(self.model, shape_of, known={**self.constants, **values}).items():
+                if value.producer() is not None and array.dtype.kind in "iu":
+                    values[value] = array
+            if len(values) <= told:
+                return Shapes(shape_of, sizes)
+            _tell(proto.graph, values)
+
+    def evaluate(self, shape_of: Mapping[ir.Value, tuple[int, ...]]) -> dict[ir.Value, np.ndarray]:
+        """Values of small constants and of all shape arithmetic, given concrete shapes."""
+        return evaluate(self.model, shape_of, known=self.constants)
+
+    def _inferred(
+        self, proto: onnx.ModelProto, sizes: Mapping[str, int], strict: bool, *, with_values: bool
+    ) -> tuple[dict[ir.Value, tuple[int, ...]], bool]:
+        """Shapes, recorded ones where none can be derived; and whether all were derived."""
+        meta = self.model.meta
+        with_values = with_values and not meta.get(_TOO_LARGE)
+        inferred, follows = infer_shapes(proto, strict=strict, with_values=with_values)
+        if with_values and not follows:
+            meta[_TOO_LARGE] = True  # trying it takes a second each time
+        found: dict[str, tuple[int, ...]] = {}
+        for info in [*inferred.graph.value_info, *inferred.graph.output]:
+            shape = _concrete(info.type.tensor_type)
+            if shape is not None:
+                found[info.name] = shape
+        shape_of: dict[ir.Value, tuple[int, ...]] = {}
+        for value in self.model.graph.inputs:
+            shape = _substitute(value, sizes)
+            if shape is not None:
+                shape_of[value] = shape
+        shape_of.update(self._skeleton.stored)
+        is_derived = True
+        for value in self._made:
+            shape = found.get(value.name)
+            if shape is None:
+                is_derived = False
+                shape = _substitute(value, sizes)
+            if shape is not None:
+                shape_of[value] = shape
+        return shape_of, is_derived
+
+    def _primes(self, count: int, least: int) -> list[int]:
+        """The first primes from `least` that divide no fixed size and no small constant: nothing fits by chance."""
+        primes = [p for p in PRIMES if p >= least]
+        found = [p for p in primes if not any(size % p == 0 for size in self._fixed)]
+        return (found + primes)[:count]
+
+    @cached_property
+    def _fixed(self) -> set[int]:
+        """Fixed sizes and small constants, as far as a prime could divide them."""
+        fixed: set[int] = set()
+        for value in [*self.model.graph.inputs, *self.model.graph.initializers.values()]:
+            fixed |= {d for d in value.shape or () if isinstance(d, int)}
+            tensor = value.const_value
+            if tensor is not None and tensor.dtype in (ir.DataType.INT64, ir.DataType.INT32) and tensor.size <= 16:
+                fixed |= {abs(int(v)) for v in tensor.numpy().ravel()}
+        return fixed - {0}
+
+
+def _concrete(tensor_type: onnx.TypeProto.Tensor) -> tuple[int, ...] | None:
+    """A shape as inference left it; None where a size is unknown, or no tensor can have it."""
+    dims = tensor_type.shape.dim
+    sizes = tuple([dim.dim_value for dim in dims])
+    if not sizes and not tensor_type.HasField("shape"):
+        return None
+    if len(sizes) > MOST_AXES or any(size < 0 for size in sizes) or math.prod(sizes) > MOST_ELEMENTS:
+        return None
+    if 0 in sizes and not all(dim.HasField("dim_value") for dim in dims):
+        return None
+    return sizes
 
 
 def _far_from(primes: list[int], candidates: list[int]) -> list[int]:
@@ -105,54 +228,9 @@ def _far_from(primes: list[int], candidates: list[int]) -> list[int]:
     return found
 
 
-def _primes(model: ir.Model, count: int, least: int) -> list[int]:
-    """The first primes from `least` that divide no fixed size and no small constant: nothing fits by chance."""
-    fixed: set[int] = set()
-    for value in [*model.graph.inputs, *model.graph.initializers.values()]:
-        fixed |= {d for d in value.shape or () if isinstance(d, int)}
-        tensor = value.const_value
-        if tensor is not None and tensor.dtype in (ir.DataType.INT64, ir.DataType.INT32) and tensor.size <= 16:
-            fixed |= {abs(int(v)) for v in tensor.numpy().ravel()}
-    primes = [p for p in PRIMES if p >= least]
-    found = [p for p in primes if not any(size and size % p == 0 for size in fixed)]
-    return (found + primes)[:count]
-
-
-def infer(model: ir.Model, sizes: Mapping[str, int], *, strict: bool = True) -> Shapes:
-    """Shapes with each symbolic size replaced by `sizes[name]`. Strict, it raises InferenceError on a contradiction.
-
-    Many networks need no values. Where values matter, onnx follows shape arithmetic through some operators only; where
-    it stops, what `evaluate` finds helps it on.
-    """
-    proto = _skeleton(model, sizes)
-    shape_of, is_derived = _inferred(model, proto, sizes, strict, with_values=False)
-    if is_derived:
-        return Shapes(shape_of, sizes)
-    can_follow = all(shape[0] <= LONGEST_FOLLOWED for shape in shape_of.values() if len(shape) == 1)
-    told = 0
-    while True:
-        try:
-            shape_of, _ = _inferred(model, proto, sizes, strict, with_values=can_follow)
-        except InferenceError:  # onnx adds lists of other lengths wrongly; what contradicts itself does so without, too
-            if not can_follow:
-                raise
-            can_follow = False
-            continue
-        if all(out in shape_of for node in model.graph for out in node.outputs):
-            return Shapes(shape_of, sizes)
-        values = {
-            value.name: array
-            for value, array in evaluate(model, shape_of).items()
-            if value.producer() is not None and array.dtype.kind in "iu"
-        }
-        if len(values) <= told:
-            return Shapes(shape_of, sizes)
-        told = len(values)
-        _tell(proto.graph, values)
-
-
-def _tell(graph: onnx.GraphProto, values: Mapping[str, np.ndarray]) -> None:
+def _tell(graph: onnx.GraphProto, told: Mapping[ir.Value, np.ndarray]) -> None:
     """Put constants in the place of shape arithmetic whose value is known."""
+    values = {value.name: array for value, array in told.items()}
     computed = [node for node in graph.node if not any(name in values for name in node.output)]
     constants = [
         onnx.helper.make_node("Constant", [], [name], value=onnx.numpy_helper.from_array(np.asarray(array, order="C")))
@@ -162,52 +240,33 @@ def _tell(graph: onnx.GraphProto, values: Mapping[str, np.ndarray]) -> None:
     graph.node.extend([*constants, *computed])
 
 
-def _inferred(
-    model: ir.Model, proto: onnx.ModelProto, sizes: Mapping[str, int], strict: bool, *, with_values: bool
-) -> tuple[dict[ir.Value, tuple[int, ...]], bool]:
-    """Shapes, recorded ones where none can be derived; and whether all were derived."""
-    with_values = with_values and not model.meta.get(_TOO_LARGE)
-    inferred, follows = infer_shapes(proto, strict=strict, with_values=with_values)
-    if with_values and not follows:
-        model.meta[_TOO_LARGE] = True  # trying it takes a second each time
-    found: dict[str, tuple[int, ...]] = {}
-    for info in [*inferred.graph.value_info, *inferred.graph.output]:
-        dims = info.type.tensor_type.shape.dim
-        if len(dims) > MOST_AXES or any(d.dim_value < 0 for d in dims):
-            continue
-        if math.prod(d.dim_value for d in dims) > MOST_ELEMENTS:
-            continue
-        if info.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims):
-            found[info.name] = tuple(d.dim_value for d in dims)
-    shape_of: dict[ir.Value, tuple[int, ...]] = {}
-    for value in model.graph.inputs:
-        shape = _substitute(value, sizes)
-        if shape is not None:
-            shape_of[value] = shape
-    for value in model.graph.initializers.values():
-        if value.const_value is not None:
-            shape_of[value] = tuple(int(d) for d in value.const_value.shape)
-    made = [value for node in model.graph for value in node.outputs]
-    for value in made:
-        shape = found[value.name] if value.name in found else _substitute(value, sizes)
-        if shape is not None:
-            shape_of[value] = shape
-    return shape_of, all(value.name in found for value in made)
-
-
-def evaluate(
-    model: ir.Model, shape_of: Mapping[ir.Value, tuple[int, ...]], limit: int = MAX_SHAPE_ELEMENTS
-) -> dict[ir.Value, np.ndarray]:
-    """Values of small constants and of all shape arithmetic, given concrete shapes; none above `limit` elements."""
+def constants(model: ir.Model) -> dict[ir.Value, np.ndarray]:
+    """Values of small whole-number initializers, and of all that hold one number."""
     values: dict[ir.Value, np.ndarray] = {}
     for value in model.graph.initializers.values():
         tensor = value.const_value
-        if tensor is not None and tensor.size <= MAX_SHAPE_ELEMENTS:
-            is_whole = not tensor.dtype.is_floating_point() and tensor.dtype != ir.DataType.STRING
-            if is_whole or tensor.size == 1:
+        if tensor is None:
+            continue
+        size = tensor.size
+        if size == 1 or (size <= MAX_SHAPE_ELEMENTS and not tensor.dtype.is_floating_point()):
+            if size == 1 or tensor.dtype != ir.DataType.STRING:
                 values[value] = tensor.numpy()
+    return values
+
+
+def evaluate(
+    model: ir.Model,
+    shape_of: Mapping[ir.Value, tuple[int, ...]],
+    limit: int = MAX_SHAPE_ELEMENTS,
+    known: Mapping[ir.Value, np.ndarray] | None = None,
+) -> dict[ir.Value, np.ndarray]:
+    """Values of small constants and of all shape arithmetic, given concrete shapes; none above `limit` elements.
+
+    `known` are values found before, the constants among them.
+    """
+    values = dict(constants(model) if known is None else known)
     for node in model.graph:
-        if node.domain or node.op_type not in SHAPE_OPERATORS:
+        if node.domain or node.op_type not in SHAPE_OPERATORS or all(out in values for out in node.outputs):
             continue
         for out, array in zip(node.outputs, _evaluate(node, values, shape_of), strict=False):
             if array.size <= limit and (array.dtype.kind in "iub" or array.size == 1):
@@ -251,38 +310,52 @@ def _substitute(value: ir.Value, sizes: Mapping[str, int]) -> tuple[int, ...] | 
     return tuple(found)
 
 
-def _skeleton(model: ir.Model, sizes: Mapping[str, int]) -> onnx.ModelProto:
-    """The model with concrete inputs, without large tensors and without recorded shapes."""
-    graph = onnx.GraphProto(name=model.graph.name or "graph")
-    for value in model.graph.initializers.values():
-        tensor = value.const_value
-        if tensor is None:
-            continue
-        if tensor.size <= _SMALL:
-            proto = ir.serde.serialize_tensor(tensor)
-            proto.name = value.name
-            graph.initializer.append(proto)
-        elif value not in model.graph.inputs:
-            graph.input.append(_value_info(value, tuple(int(d) for d in tensor.shape), tensor.dtype))
-    for value in model.graph.inputs:
-        graph.input.append(_value_info(value, _substitute(value, sizes), value.dtype))
-    for node in model.graph:
-        proto = ir.serde.serialize_node(node)
-        if node.op_type in KEEPS_SHAPE and not node.domain:
-            proto = onnx.helper.make_node("Identity", proto.input[:1], proto.output[:1])
-        graph.node.append(proto)
-    for node in model.graph:
-        if node.domain or node.op_type in UNKNOWN:  # what the file says of operators that inference doesn't know
-            graph.value_info.extend(
-                _value_info(out, _substitute(out, sizes), out.dtype) for out in node.outputs if out.shape is not None
-            )
-    for value in model.graph.outputs:
-        known = _substitute(value, sizes) if value.producer() is None else None
-        graph.output.append(_value_info(value, known, value.dtype))
-    proto = onnx.ModelProto(graph=graph, ir_version=min(model.ir_version or 8, onnx.IR_VERSION))
-    for domain, version in model.graph.opset_imports.items():
-        proto.opset_import.append(onnx.OperatorSetIdProto(domain=domain, version=version))
-    return proto
+class _Skeleton:
+    """The model without large tensors and without recorded shapes, for inference."""
+
+    def __init__(self, model: ir.Model):
+        self._model = model
+        #: The shape of every initializer.
+        self.stored: dict[ir.Value, tuple[int, ...]] = {}
+        self._proto = onnx.ModelProto(ir_version=min(model.ir_version or 8, onnx.IR_VERSION))
+        for domain, version in model.graph.opset_imports.items():
+            self._proto.opset_import.append(onnx.OperatorSetIdProto(domain=domain, version=version))
+        graph = self._proto.graph
+        graph.name = model.graph.name or "graph"
+        for value in model.graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None:
+                continue
+            shape = self.stored[value] = tensor.shape.numpy()
+            if math.prod(shape) <= _SMALL:
+                proto = ir.serde.serialize_tensor(tensor)
+                proto.name = value.name
+                graph.initializer.append(proto)
+            elif value not in model.graph.inputs:
+                graph.input.append(_value_info(value, shape, tensor.dtype))
+        for node in model.graph:
+            proto = ir.serde.serialize_node(node)
+            if node.op_type in KEEPS_SHAPE and not node.domain:
+                proto = onnx.helper.make_node("Identity", proto.input[:1], proto.output[:1])
+            graph.node.append(proto)
+
+    def with_sizes(self, sizes: Mapping[str, int]) -> onnx.ModelProto:
+        """A copy, with concrete inputs."""
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self._proto)
+        model, graph = self._model, proto.graph
+        graph.input.extend(_value_info(value, _substitute(value, sizes), value.dtype) for value in model.graph.inputs)
+        for node in model.graph:
+            if node.domain or node.op_type in UNKNOWN:  # what the file says of operators that inference doesn't know
+                graph.value_info.extend(
+                    _value_info(out, _substitute(out, sizes), out.dtype)
+                    for out in node.outputs
+                    if out.shape is not None
+                )
+        for value in model.graph.outputs:
+            known = _substitute(value, sizes) if value.producer() is None else None
+            graph.output.append(_value_info(value, known, value.dtype))
+        return proto
 
 
 def _value_info(value: ir.Value, shape: tuple[int, ...] | None, dtype: ir.DataType | None) -> onnx.ValueInfoProto:

@@ -64,14 +64,15 @@ class Trace:
 
 def walk(model: Model) -> Trace:
     """Label every tensor of `model`. Raises ModelError where shapes contradict each other."""
-    first = dict(shapes.probe(model.ir, 0).shape_of)
-    other = shapes.probe(model.ir, 1).shape_of if shapes.symbols(model.ir) else first
+    prober = shapes.Prober(model.ir)
+    first = dict(prober.probe(0).shape_of)
+    other = prober.probe(1).shape_of if prober.names else first
     for node in model.ir.graph:
         if contradicts(node, first):
             for out in node.outputs:
                 first.pop(out, None)
-    values = shapes.evaluate(model.ir, first)
-    other_values = values if other is first else shapes.evaluate(model.ir, other)
+    values = prober.evaluate(first)
+    other_values = values if other is first else prober.evaluate(other)
     trace = Trace(model, {}, first, other, values, other_values, Ledger(), moments(model.ir.graph))
     _Walk(trace).run()
     return trace

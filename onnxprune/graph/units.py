@@ -228,7 +228,10 @@ class Channels:
 
     def dropped(self, units: Iterable[Unit | int]) -> list[residual.Block]:
         """The residual blocks among `units`."""
-        chosen = {self._index(unit) for unit in units}
+        first = len(self.units)
+        chosen = {index for index in map(self._index, units) if index >= first}
+        if not chosen:
+            return []
         return [block for unit, block in zip(self.blocks, self._residual, strict=True) if unit.index in chosen]
 
     def emptied(self, deleted: np.ndarray) -> tuple[str, int] | None:
@@ -248,12 +251,16 @@ class Channels:
         """Every distinct labelled axis, as the set of its channels."""
         looked_at: set[int] = set()
         seen: dict[bytes, tuple[str, int, np.ndarray]] = {}
+        in_order: set[bytes] = set()  # most axes carry their channels in the same order: no need to sort them again
         for value, facets in self.trace.facets.items():
             for facet in facets:
                 if facet.size > 1 and id(facet) not in looked_at:
                     looked_at.add(id(facet))
-                    named = np.unique(self.named(facet))
-                    seen.setdefault(named.tobytes(), (value.name or "", spans(facet)[0], named))
+                    named = self.named(facet)
+                    if (key := named.tobytes()) not in in_order:
+                        in_order.add(key)
+                        named = np.unique(named)
+                        seen.setdefault(named.tobytes(), (value.name or "", spans(facet)[0], named))
         return list(seen.values())
 
     def named(self, facet: Facet) -> np.ndarray:

@@ -19,8 +19,11 @@ _MAX_POSITIONS = 2**22
 def restore_reshapes(model: ir.Model) -> None:
     """Replace such Gathers by Reshapes, in place."""
     suspects = [node for node in model.graph if _reads_flat(node)]
-    for number in range(2) if suspects else ():
-        shape_of = shapes.probe(model, number).shape_of
+    if not suspects:
+        return
+    prober = shapes.Prober(model)
+    for number in range(2):
+        shape_of = prober.probe(number).shape_of
         values = shapes.evaluate(model, shape_of, _MAX_POSITIONS)
         suspects = [node for node in suspects if _in_order(node, shape_of, values)]
     for node in suspects:

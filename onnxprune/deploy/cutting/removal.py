@@ -49,8 +49,9 @@ def delete(
     The tensors are initializers and what is filled with a number. `sums` names nodes of which a single operand is left:
     {Add: operand}; `moments` those that take a normalisation's statistics over what is kept.
     """
-    probes = [shapes.probe(model.ir, number) for number in (0, 1)]
-    values = [shapes.evaluate(model.ir, found.shape_of) for found in probes]
+    prober = shapes.Prober(model.ir)
+    probes = [prober.probe(number) for number in (0, 1)]
+    values = [prober.evaluate(found.shape_of) for found in probes]
     goes = {name: compact(~keep) for name, keep in keep_masks.items()}
     opened = open_graph(model, defaults_vary=False)
     graph = opened.graph
