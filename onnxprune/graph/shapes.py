@@ -122,7 +122,7 @@ class Prober:
             ) from error
 
     def infer(self, sizes: Mapping[str, int], *, strict: bool = True) -> Shapes:
-        """Shapes with each symbolic size replaced by `sizes[name]`. Strict, it raises InferenceError on a contradiction.
+        """Shapes with each symbolic size replaced by `sizes[name]`. Strict, a contradiction raises InferenceError.
 
         Many networks need no values. Where values matter, onnx follows shape arithmetic through some operators only;
         where it stops, what `evaluate` finds helps it on.
@@ -248,9 +248,9 @@ def constants(model: ir.Model) -> dict[ir.Value, np.ndarray]:
         if tensor is None:
             continue
         size = tensor.size
-        if size == 1 or (size <= MAX_SHAPE_ELEMENTS and not tensor.dtype.is_floating_point()):
-            if size == 1 or tensor.dtype != ir.DataType.STRING:
-                values[value] = tensor.numpy()
+        is_whole = not tensor.dtype.is_floating_point() and tensor.dtype != ir.DataType.STRING
+        if size == 1 or (is_whole and size <= MAX_SHAPE_ELEMENTS):
+            values[value] = tensor.numpy()
     return values
 
 
@@ -347,11 +347,8 @@ class _Skeleton:
         graph.input.extend(_value_info(value, _substitute(value, sizes), value.dtype) for value in model.graph.inputs)
         for node in model.graph:
             if node.domain or node.op_type in UNKNOWN:  # what the file says of operators that inference doesn't know
-                graph.value_info.extend(
-                    _value_info(out, _substitute(out, sizes), out.dtype)
-                    for out in node.outputs
-                    if out.shape is not None
-                )
+                said = [value for value in node.outputs if value.shape is not None]
+                graph.value_info.extend(_value_info(value, _substitute(value, sizes), value.dtype) for value in said)
         for value in model.graph.outputs:
             known = _substitute(value, sizes) if value.producer() is None else None
             graph.output.append(_value_info(value, known, value.dtype))
