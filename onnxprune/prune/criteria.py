@@ -4,6 +4,7 @@ A criterion is a function of a few lines whose parameters name what it reads:
 
     weight      a parameter, as PyTorch lays it out: outputs first
     gradient    of the loss with respect to that parameter, over one batch
+    contribution   of each channel, over one batch: the sum of w dL/dw over its weights; of a single weight, w dL/dw
     curvature   the diagonal of the loss's Hessian there, over one batch
     activation  what a layer reads, a[N,C,*S] (C is the last axis for a linear layer and is moved here), over one batch
     scale       a BatchNorm's weight
@@ -31,7 +32,7 @@ from onnxprune.errors import InputError, RecipeError
 #: What the score of a criterion belongs to: each weight, each of a layer's outputs or inputs, each channel, each unit.
 Scope = Literal["weights", "outputs", "inputs", "channels", "units"]
 #: What has to be gathered while training, and what takes a pass of its own over some batches.
-WHILE_TRAINING = frozenset({"gradient"})
+WHILE_TRAINING = frozenset({"gradient", "contribution"})
 IN_A_PASS = frozenset({"curvature", "activation", "wrong", "curve"})
 _KNOWN = (
     WHILE_TRAINING
@@ -168,10 +169,15 @@ def sensitivity(gradient: np.ndarray) -> np.ndarray:
     return np.abs(gradient) / max(float(np.sqrt(np.square(gradient, dtype=np.float64).sum())), TINY)
 
 
-@_criterion("weights")
-def taylor(weight: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-    """|w dL/dw|: the change of loss to first order when w becomes 0. Molchanov et al. 2019, arXiv:1906.10771, eq. 8."""
-    return np.abs(weight * gradient)
+@_criterion("channels")
+def taylor(contribution: np.ndarray) -> np.ndarray:
+    """(sum_w w dL/dw)^2: the change of loss to first order when all weights of a channel become 0, squared.
+
+    Molchanov et al. 2019, "Importance Estimation", arXiv:1906.10771, eq. 8 for the weights of a channel together.
+    Summed before it is squared: over the many weights of a channel |w dL/dw| adds up to how many they are and how much
+    their gradients vary, whatever the channel does.
+    """
+    return np.square(contribution)
 
 
 @_criterion("weights")

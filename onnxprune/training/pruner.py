@@ -147,7 +147,7 @@ class Pruner:
         self._masks: dict[str, torch.Tensor] = {}
         self._held: dict[str, torch.Tensor] = {}
         self._adjuster = adjusting.Adjuster(adjusting.check(adjust), module, self._parameters, seed)
-        self._scorer = Scorer(criterion, module, self._parameters, loss, seed)
+        self._scorer = Scorer(criterion, module, self._parameters, loss, seed, self.channels)
         self._weights = weights and WeightPruner(weights, module, self._matrices(), loss, seed)
 
     def __repr__(self) -> str:

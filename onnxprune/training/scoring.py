@@ -1,6 +1,6 @@
 """Gathers what a criterion reads, while training or in a pass over some batches, and scores units with it."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,13 @@ from onnxprune.graph.units import Channels
 from onnxprune.prune import criteria
 from onnxprune.prune.channelwise import ChannelScores, squares_of_inputs, squares_of_outputs
 from onnxprune.training import layers, probing
+from onnxprune.training.contributions import Contributions
 from onnxprune.training.export import evaluation_mode
 
-#: Saliency is a running mean over training steps; this is the share that the mean so far keeps at each step.
-MEMORY = 0.98
+#: Saliency is the mean over training steps; after the first 50 a running one, of which each step renews this share.
+RENEWED = 0.02
+#: Where the mean of what belongs to channels lies, among those of parameters.
+OF_CHANNELS = ""
 #: What a criterion says nothing about counts as this many times the best that it speaks of.
 UNSEEN = 2.0
 
@@ -33,9 +36,13 @@ class Scorer:
         parameters: Mapping[str, nn.Parameter],
         loss: Loss,
         seed: int = 0,
+        channels: Channels | None = None,
     ):
+        """`channels` are those of the units to score; without them single weights are."""
         self.terms = criteria.find(criterion)
         self.module, self.parameters, self.loss, self.seed = module, parameters, loss, seed
+        self._contributions = channels and Contributions(channels, parameters)
+        self._steps = 0
         self.layouts = layers.layouts(module, parameters)
         self.scales = set(layers.scales(module))
         self._means: list[dict[str, np.ndarray]] = [{} for _ in self.terms]
@@ -53,20 +60,32 @@ class Scorer:
     # ---- gathering --------------------------------------------------------------------------------------------------
 
     def gather(self) -> None:
-        """Take this batch's gradients into the running means. Call it without gradient tracking."""
+        """Take this batch's gradients into the means. Call it without gradient tracking."""
+        if not self.reads_gradients or all(p.grad is None for p in self.parameters.values()):
+            return
+        self._steps += 1
+        rate = max(1 / self._steps, RENEWED)
         for means, (_, term) in zip(self._means, self.terms, strict=True):
             if not _is_gathered(term):
                 continue
-            for name, parameter in self.parameters.items():
-                if parameter.grad is None:
-                    continue
-                now = term(weight=array(parameter), gradient=array(parameter.grad))
+            for name, now in self._of_batch(term):
                 mean = means.get(name)
                 if mean is None:
                     means[name] = np.array(now, dtype=np.float32)
                 else:
-                    mean *= MEMORY
-                    mean += (1 - MEMORY) * now
+                    mean += rate * (now - mean)
+
+    def _of_batch(self, term: criteria.Criterion) -> Iterator[tuple[str, np.ndarray]]:
+        """(parameter, the score of each of its weights), or (OF_CHANNELS, the score of each channel)."""
+        together = "contribution" in term.reads
+        if together and self._contributions is not None:
+            yield OF_CHANNELS, term(contribution=self._contributions.sums())
+            return
+        for name, parameter in self.parameters.items():
+            if parameter.grad is None:
+                continue
+            weight, gradient = array(parameter), array(parameter.grad)
+            yield name, term(contribution=weight * gradient) if together else term(weight=weight, gradient=gradient)
 
     def observe(self, batches: Sequence[tuple[Any, torch.Tensor]]) -> None:
         """Take the means over `batches` of what needs a pass of its own: second derivatives and activations."""
@@ -142,7 +161,8 @@ class Scorer:
     def require_weights(self) -> None:
         """Raises RecipeError for a criterion that has no scores of single weights."""
         for _, term in self.terms:
-            if term.scope != "weights" or "scale" in term.reads or len(self.terms) > 1:
+            of_weights = term.scope == "weights" or "contribution" in term.reads
+            if not of_weights or "scale" in term.reads or len(self.terms) > 1:
                 raise RecipeError(
                     f"The criterion '{term.name}' doesn't score single weights by itself. Give one that does, such as "
                     "magnitude, taylor or obd."
@@ -169,6 +189,10 @@ class Scorer:
     def _of_channels(self, channels: Channels, number: int) -> ChannelScores:
         scores = ChannelScores(channels)
         term, means = self._gathered(number)
+        if OF_CHANNELS in means and self._contributions is not None:
+            scores.total, scores.seen = means[OF_CHANNELS].astype(np.float64), self._contributions.seen
+            criteria.require_finite({"the module's parameters": scores.total})
+            return scores
         if term.scope == "channels":
             return self._through(channels, term)
         if not (criteria.WHILE_TRAINING | criteria.IN_A_PASS) & set(term.reads):
@@ -230,13 +254,15 @@ class Scorer:
     # ---- state ------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """What was gathered, as tensors."""
-        return {
+        """What was gathered, as tensors, and over how many steps."""
+        gathered = {
             str(number): {name: torch.from_numpy(np.array(value)) for name, value in means.items()}
             for number, means in enumerate(self._means)
         }
+        return {**gathered, "steps": self._steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._steps = int(state["steps"])
         self._means = [
             {name: tensor.numpy().copy() for name, tensor in state.get(str(number), {}).items()}
             for number in range(len(self.terms))

@@ -31,7 +31,8 @@ BY_HAND = {
     "gradient": ({"gradient": G}, [[4, 0.5], [3, 1]]),
     # Squares 16, 0.25, 9, 1: their root is sqrt(26.25).
     "sensitivity": ({"gradient": G}, np.array([[4, 0.5], [3, 1]]) / 26.25**0.5),
-    "taylor": ({"weight": W, "gradient": G}, [[2, 1], [0, 1]]),
+    # Two channels, of two weights each: -2 - 1 and 0 - 1.
+    "taylor": ({"contribution": (W * G).sum(axis=1)}, [9, 1]),
     "hessian": ({"curvature": H}, [[8, 0.5], [7, -2]]),
     "obd": ({"weight": W, "curvature": H}, [[1, 1], [0, -1]]),
     "fisher": ({"weight": W, "gradient": G}, [[2, 0.5], [0, 0.5]]),

@@ -53,21 +53,34 @@ def test_predicted_costs_are_what_removal_leaves(name):
 
 
 @pytest.mark.parametrize("name", ["chain", "residual", "concat"])
-def test_no_choice_of_widths_within_the_budget_keeps_more_saliency(name):
+def test_no_choice_of_widths_within_the_budget_is_worth_more(name):
     """Against all combinations of widths."""
     _, channels, saliency = build(name)
     planner = Planner(channels, round_to=2)
     budget = {"macs": 0.5, "params": 0.6}
     plan = planner.plan(saliency, budget)
-    kept = saliency.sum() - saliency[list(plan.units)].sum()
-    best = 0.0
-    sizes = [len(g.units) for g in planner.groups]
-    worth = [np.r_[0, np.cumsum(np.sort(saliency[g.units])[::-1])] for g in planner.groups]
+    members = [saliency[g.units] for g in planner.groups]
+
+    def worth(widths):
+        parts = [(s.sum(), np.sort(s)[len(s) - w :].sum()) for s, w in zip(members, widths, strict=True)]
+        return sum(whole * np.log(left / whole) for whole, left in parts)
+
+    best, sizes = -np.inf, [len(s) for s in members]
     for widths in itertools.product(*[range(2, s + 1, 2) for s in sizes]):
         cost = planner.cost([w / s for w, s in zip(widths, sizes, strict=True)])
         if all(cost[k] <= v + 1e-9 for k, v in budget.items()):
-            best = max(best, sum(float(v[w]) for v, w in zip(worth, widths, strict=True)))
-    assert kept == pytest.approx(best, rel=2e-3)
+            best = max(best, worth(widths))
+    assert worth([w.after for w in plan.widths]) == pytest.approx(best, rel=2e-3)
+
+
+def test_the_last_units_of_a_layer_count_for_more_than_they_seem():
+    """Two layers of equal costs, one a tenth less salient: half of each stays. The sum would take all but one of it."""
+    _, channels, saliency = build("concat")
+    planner = Planner(channels, round_to=1)
+    first, second = (g.units for g in planner.groups)
+    saliency[first], saliency[second] = 1.0, 0.9
+    for scale in (1.0, 7.0):  # only the proportions of saliencies count
+        assert [w.after for w in planner.plan(saliency * scale, {"params": 0.5}).widths] == [4, 2]
 
 
 def test_the_least_salient_of_a_group_go_first():

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from onnxprune.errors import InputError, RecipeError
 from onnxprune.prune.criteria import CRITERIA
+from onnxprune.training.contributions import Contributions
 from onnxprune.training.pruner import Pruner
 from tests.training.test_pruner import Block, X, Y, randomised
 
@@ -161,12 +162,53 @@ def test_hutchinson_comes_close_to_the_diagonal_where_parameters_interact():
 def test_gradients_are_averaged_over_batches():
     module = mlp()
     pruner = pruner_of(module, "gradient", budget={"params": 0.9})
-    mean = None
+    seen = []
+    for start in range(4):
+        gradients(module, pruner, FEATURES[start : start + 6], CLASSES[start : start + 6])
+        seen.append(module[0].weight.grad.abs())
+    assert torch.allclose(pruner.state_dict()["saliency"]["0"]["0.weight"], torch.stack(seen).mean(0))
+
+
+def test_a_long_mean_of_gradients_runs_with_the_training():
+    """Beyond 50 steps each renews a fiftieth."""
+    module = mlp()
+    pruner = pruner_of(module, "gradient", budget={"params": 0.9})
+    for size in [1.0] * 50 + [2.0] * 3:
+        module[0].weight.grad = torch.full_like(module[0].weight, size)
+        pruner.step()
+    mean = pruner.state_dict()["saliency"]["0"]["0.weight"]
+    assert torch.allclose(mean, torch.full_like(mean, 2 - 0.98**3), atol=1e-5)
+
+
+def test_taylor_sums_over_a_channel_before_it_squares():
+    module = mlp()
+    pruner = pruner_of(module, "taylor")
+    expected = []
     for x, y in ((FEATURES[:6], CLASSES[:6]), (FEATURES[6:], CLASSES[6:])):
         gradients(module, pruner, x, y)
-        size = module[0].weight.grad.abs()
-        mean = size if mean is None else 0.98 * mean + 0.02 * size
-    assert torch.allclose(pruner.state_dict()["saliency"]["0"]["0.weight"], mean)
+        into, bias, out = ((p * p.grad).detach() for p in (module[0].weight, module[0].bias, module[2].weight))
+        expected.append((into.sum(1) + bias + out.sum(0)).square())
+    assert pruner.score() == pytest.approx(torch.stack(expected).mean(0).numpy(), rel=1e-4)
+
+
+def test_contributions_count_what_two_axes_give_to_one_channel_once():
+    """A square matrix reads and writes one stream; grouped, depthwise, Flatten and a gate are there too."""
+
+    class Square(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.again, self.head = nn.Linear(3, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            x = self.first(x)
+            return self.head(x + torch.relu(self.again(x)))
+
+    for module, x, y in ((Square(), FEATURES, CLASSES), (randomised(Block()), X, Y)):
+        pruner = Pruner(module, (x[:2],), budget={"macs": 0.9}, criterion="magnitude", round_to=1)
+        functional.cross_entropy(module(x), y).backward()
+        products = {name: (p * p.grad).detach().numpy() for name, p in module.named_parameters()}
+        found = Contributions(pruner.channels, dict(module.named_parameters())).sums()
+        assert found == pytest.approx(pruner.channels.weigh(products), rel=1e-4, abs=1e-5)
 
 
 def test_error_rates_with_one_unit_off_at_a_time_and_the_units_that_must_stay():
