@@ -21,6 +21,7 @@ _HOME = {
     "Pruner": "onnxprune.training.pruner",
     "OnnxPruneError": "onnxprune.errors",
     "EmptyAxisError": "onnxprune.errors",
+    "RaggedError": "onnxprune.errors",
     "Validation": "onnxprune.runtime.validation",
 }
 

@@ -7,7 +7,8 @@
     │   ├── DataError              a data set that can't be read or doesn't fit the model
     │   ├── OutputError            an unwritable folder, a full disk
     │   ├── ExportError            a module that the exporter refuses
-    │   └── EmptyAxisError         a set of units that would leave an axis without elements
+    │   ├── EmptyAxisError         a set of units that would leave an axis without elements
+    │   └── RaggedError            a set of units that share channels and would leave rows of different lengths
     ├── GateError             1    measured, and not good enough
     │   └── NotEquivalentError     two models that should agree don't
     └── RefusedError          3    what was asked can't be measured or done here
@@ -52,6 +53,10 @@ class ExportError(InputError):
 
 class EmptyAxisError(InputError):
     """The units to delete would leave an axis without elements."""
+
+
+class RaggedError(InputError):
+    """The units to delete share channels, and would leave rows of different lengths together."""
 
 
 class GateError(OnnxPruneError):

@@ -25,7 +25,8 @@ _CACHED_ELEMENTS = 2**16
 def remove(model: Model, channels: Channels, units: Iterable[Unit | int]) -> Model:
     """Return `model` without `units`; the function is that of `mask(model, channels, units)`.
 
-    Raises EmptyAxisError, naming the axis, where nothing would be left of one. Tensors are sliced when they are read.
+    Raises EmptyAxisError, naming the axis, where nothing would be left of one, and RaggedError where units that share
+    channels don't go together. Tensors are sliced when they are read.
     """
     check_belongs(model, channels)
     units = list(units)

@@ -158,7 +158,7 @@ class _Round:
         while True:
             lives, self.needed_by = alive(channels, self.reads, needed)
             channels, units = self.channels.covering(~lives)
-            self.units = _without_emptying(channels, units)[:at_most]
+            self.units = _evenly(channels, _without_emptying(channels, units)[:at_most])
             self.deleted = channels.deleted(self.units)
             # A channel that stays and doesn't count only because of its value has to keep that value.
             stays = ~self.deleted & ~lives & free
@@ -271,5 +271,23 @@ def _without_emptying(channels: Channels, units: tuple[int, ...]) -> list[int]:
             for axis, count in loses.items():
                 left[axis] -= count
             deleted[new] = True
+            chosen.append(index)
+    return sorted(chosen)
+
+
+def _evenly(channels: Channels, units: list[int]) -> list[int]:
+    """The units; where some share channels and don't go together the heaviest first, as long as rows stay even."""
+    deleted = np.zeros(channels.count, bool)
+    for index in units:
+        deleted[list(channels.units[index].channels)] = True
+    if not channels.ragged(deleted):
+        return units
+    chosen: list[int] = []
+    deleted[:] = False
+    for index in sorted(units, key=lambda index: -channels.units[index].size):
+        with_it = deleted.copy()
+        with_it[list(channels.units[index].channels)] = True
+        if not channels.ragged(with_it):
+            deleted = with_it
             chosen.append(index)
     return sorted(chosen)

@@ -10,7 +10,7 @@ from typing import overload
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.errors import EmptyAxisError, InputError
+from onnxprune.errors import EmptyAxisError, InputError, RaggedError
 from onnxprune.graph import explain, grids, residual, weighing
 from onnxprune.graph.labels import PINNED, Facet, spans
 from onnxprune.graph.legality import Legality
@@ -389,17 +389,30 @@ class Channels:
     # ---- deletion ---------------------------------------------------------------------------------------------------
 
     def deleted(self, units: Iterable[Unit | int]) -> np.ndarray:
-        """Which channels a set of units deletes: bool [channels]. Raises EmptyAxisError, naming the tensor and axis."""
+        """Which channels a set of units deletes: bool [channels].
+
+        Raises EmptyAxisError, naming the tensor and axis; RaggedError where units that overlap don't go together.
+        """
         indices = np.array([self._index(unit) for unit in units], np.int64)
         deleted = np.zeros(self.count, bool)
-        deleted[self.units.sets.chosen(indices[indices < len(self.units)]).flat] = True
+        members = self.units.sets.chosen(np.unique(indices[indices < len(self.units)])).flat
+        deleted[members] = True
         emptied = self.emptied(deleted)
         if emptied:
             name, axis = emptied
             raise EmptyAxisError(
                 f"Deleting these units leaves nothing of axis {axis} of '{name}'. Keep at least one unit there."
             )
+        if len(members) > deleted.sum() and self.ragged(deleted):
+            raise RaggedError(
+                "Some of these units share channels, and without all of them the rows of a tensor would differ in "
+                "length. Leave out units that share channels with others."
+            )
         return deleted
+
+    def ragged(self, deleted: np.ndarray) -> bool:
+        """Whether the deletion would leave rows of different lengths. Units that share no channel never do."""
+        return not all(grid.stays_regular(deleted) for grid in self._grids)
 
     def _index(self, unit: Unit | int) -> int:
         if isinstance(unit, Unit):

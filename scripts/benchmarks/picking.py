@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.errors import EmptyAxisError
+from onnxprune.errors import EmptyAxisError, RaggedError
 from onnxprune.graph.units import Channels
 
 SEED = 0
@@ -21,7 +21,7 @@ def legal(channels: Channels, candidates: Sequence[int], share: float, seed: int
         try:
             channels.deleted([*chosen, *chunk])
             chosen += chunk
-        except EmptyAxisError:
+        except (EmptyAxisError, RaggedError):
             if len(chunk) > 1:
                 half = len(chunk) // 2
                 waiting += [chunk[half:], chunk[:half]]

@@ -19,6 +19,8 @@ from tests.strategies import Network, networks
 
 IMAGE = {"x": "N,3,8,8"}
 EXAMPLES = int(os.environ.get("ONNXPRUNE_EXAMPLES", "60"))
+#: What is folded into biases is written down as float32: that much of the range is its rounding at most.
+FOLDED = 1e-5
 LIGHT = settings(
     max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
@@ -34,7 +36,7 @@ def test_any_legal_deletion_computes_what_the_mask_computes(oracle):
     @LIGHT
     @given(net=networks())
     def check(net):
-        has_units.append(bool(oracle.check(build(oracle, net), trials=3).units))
+        has_units.append(bool(oracle.check(build(oracle, net), trials=3, doubles=True).units))
 
     check()
     assert np.mean(has_units) > 0.9
@@ -49,8 +51,11 @@ def test_shrink_changes_no_output_takes_what_is_dead_and_is_idempotent(oracle, n
     model = load(source)
     smaller, report = shrink(model)
     feeds = oracle.feeds_for(model, 3)
-    expected = oracle.run(model, feeds)
-    assert oracle.error_over_range(expected, oracle.run(smaller, feeds)) <= 1e-5 or np.ptp(expected[0]) < 1e-5
+    expected = oracle.run(model, feeds)[0]
+    if np.ptp(expected) > 1e-5:
+        oracle.agree(model, smaller, feeds, FOLDED)
+    else:  # nothing is left but a constant
+        np.testing.assert_allclose(oracle.run(smaller, feeds)[0], expected, rtol=1e-5, atol=1e-5)
     again, second = shrink(smaller)
     assert not second.gone
     assert to_bytes(again) == to_bytes(smaller)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from onnxprune.errors import EmptyAxisError, InputError
+from onnxprune.errors import EmptyAxisError, InputError, RaggedError
 from onnxprune.graph.mask import mask
 from onnxprune.graph.model import load
 from onnxprune.graph.remove import remove
@@ -115,6 +115,23 @@ def test_emptying_an_axis_is_an_error_that_names_it(residual):
             call(residual, channels, inner)
     with pytest.raises(EmptyAxisError):
         channels.keep_masks(inner)
+
+
+def test_units_that_share_channels_and_do_not_go_together(oracle):
+    """A group of w8 is worth two inputs to either group of w15, a pair of its outputs one; they share an output."""
+    body = (
+        "a = Conv(x, w1) b = Conv<group=2>(a, w8) c = Concat<axis=1>(a, b) d = Conv(c, w11) e = Concat<axis=1>(c, d)"
+        "f = Conv<group=2>(e, w15) y = Conv(f, w9)"
+    )
+    shapes = {"w1": (4, 3, 1, 1), "w8": (4, 2, 1, 1), "w11": (4, 8, 1, 1), "w15": (4, 6, 1, 1), "w9": (5, 4, 1, 1)}
+    model = load(oracle.parse(body, IMAGE, shapes))
+    channels = trace(model)
+    pair, group = channels.units[0], channels.units[4]
+    assert set(pair.channels) & set(group.channels)
+    for call in (remove, mask):
+        call(model, channels, [pair]), call(model, channels, [group, group])
+        with pytest.raises(RaggedError, match="share channels"):
+            call(model, channels, [pair, group])
 
 
 @pytest.mark.parametrize("unit", [-1, 13, 10**9])
