@@ -5,6 +5,7 @@ labels that broadcasts to its tensor's shape, of size 1 on every axis it doesn't
 label that any facet gives it goes. A tie says that two labels go together; labels joined by ties form a channel.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -133,7 +134,7 @@ class Ledger:
 
     def fresh(self, *shape: int) -> np.ndarray:
         """New labels, one for each element of `shape`."""
-        size = int(np.prod(shape))
+        size = math.prod(shape)
         labels = np.arange(self.count, self.count + size, dtype=np.int64).reshape(shape)
         self.count += size
         return labels

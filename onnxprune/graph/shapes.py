@@ -190,20 +190,17 @@ class Prober:
 
     def _primes(self, count: int, least: int) -> list[int]:
         """The first primes from `least` that divide no fixed size and no small constant: nothing fits by chance."""
-        primes = [p for p in PRIMES if p >= least]
-        found = [p for p in primes if not any(size % p == 0 for size in self._fixed)]
-        return (found + primes)[:count]
+        return [p for p in (*self._free_primes, *PRIMES) if p >= least][:count]
 
     @cached_property
-    def _fixed(self) -> set[int]:
-        """Fixed sizes and small constants, as far as a prime could divide them."""
+    def _free_primes(self) -> list[int]:
         fixed: set[int] = set()
         for value in [*self.model.graph.inputs, *self.model.graph.initializers.values()]:
             fixed |= {d for d in value.shape or () if isinstance(d, int)}
-            tensor = value.const_value
-            if tensor is not None and tensor.dtype in (ir.DataType.INT64, ir.DataType.INT32) and tensor.size <= 16:
-                fixed |= {abs(int(v)) for v in tensor.numpy().ravel()}
-        return fixed - {0}
+        for array in self.constants.values():
+            if array.dtype.kind in "iu" and array.size <= 16:
+                fixed |= {abs(int(v)) for v in array.ravel()}
+        return [p for p in PRIMES if all(size % p or not size for size in fixed)]
 
 
 def _concrete(tensor_type: onnx.TypeProto.Tensor) -> tuple[int, ...] | None:
@@ -231,7 +228,7 @@ def _far_from(primes: list[int], candidates: list[int]) -> list[int]:
 def _tell(graph: onnx.GraphProto, told: Mapping[ir.Value, np.ndarray]) -> None:
     """Put constants in the place of shape arithmetic whose value is known."""
     values = {value.name: array for value, array in told.items()}
-    computed = [node for node in graph.node if not any(name in values for name in node.output)]
+    computed = [node for node in graph.node if values.keys().isdisjoint(node.output)]
     constants = [
         onnx.helper.make_node("Constant", [], [name], value=onnx.numpy_helper.from_array(np.asarray(array, order="C")))
         for name, array in values.items()

@@ -421,7 +421,7 @@ class Channels:
             if 0 <= index < len(known) and known[index] == unit:
                 return unit.index
             raise InputError(f"{unit} belongs to other channels. Take the units of those that you pass.")
-        if not isinstance(unit, int | np.integer):
+        if type(unit) is not int and not isinstance(unit, int | np.integer):
             raise InputError(f"{unit!r} is no unit. Give units, or their indices.")
         if 0 <= unit < len(self.units):
             return unit

@@ -1,5 +1,6 @@
 """Sums over the weights of channels and of sets of channels, each weight counted once."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -13,7 +14,11 @@ def add(total: np.ndarray, array: np.ndarray | None, shape: tuple[int, ...], nam
     An element that two facets give to one channel counts once.
     """
     for number, facet in enumerate(named):
-        total += np.bincount(facet.ravel(), weights=_sum_to(array, shape, facet.shape).ravel(), minlength=len(total))
+        if array is None:
+            total += np.bincount(facet.ravel(), minlength=len(total)) * (math.prod(shape) / facet.size)
+        else:
+            summed = _sum_to(array, shape, facet.shape)
+            total += np.bincount(facet.ravel(), weights=summed.ravel(), minlength=len(total))
         for other in named[:number]:
             if np.isin(facet, other).any():
                 a, b = np.broadcast_arrays(facet, other)
@@ -25,7 +30,7 @@ def add(total: np.ndarray, array: np.ndarray | None, shape: tuple[int, ...], nam
 def _sum_to(array: np.ndarray | None, shape: tuple[int, ...], smaller: tuple[int, ...]) -> np.ndarray:
     """Sum along the axes that `smaller` doesn't speak about."""
     if array is None:
-        return np.broadcast_to(np.float64(np.prod(shape) / np.prod(smaller)), smaller)
+        return np.broadcast_to(np.float64(math.prod(shape) / math.prod(smaller)), smaller)
     axes = tuple(a for a, size in enumerate(smaller) if size == 1 and shape[a] != 1)
     return array.sum(axis=axes, keepdims=True, dtype=np.float64) if axes else np.asarray(array, np.float64)
 
@@ -86,7 +91,7 @@ def count(sets: Sets, shape: tuple[int, ...], named: Sequence[np.ndarray]) -> np
     channels = max(int(array.max(initial=0)) for array in [sets.flat, *named]) + 1
     shares = [sets.sums(np.bincount(facet.ravel(), minlength=channels)) / facet.size for facet in named]
     axes = [axis for facet in named for axis in spans(facet)]
-    size = float(np.prod(shape))
+    size = float(math.prod(shape))
     found = size * (1 - np.prod([1 - share for share in shares], axis=0))
     if len(set(axes)) < len(axes):  # facets that share an axis aren't independent
         for number in np.flatnonzero(np.sum([share > 0 for share in shares], axis=0) > 1).tolist():
