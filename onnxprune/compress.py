@@ -23,7 +23,7 @@ from onnxprune.deploy.report import write_report
 from onnxprune.errors import RefusedError
 from onnxprune.graph.model import load
 from onnxprune.progress import Progress, as_one
-from onnxprune.recipe import Recipe
+from onnxprune.recipe import UNIT_KINDS, Recipe
 from onnxprune.runfolder import RunFolder, open_run
 from onnxprune.runtime.data import resolve
 from onnxprune.runtime.equivalence import Equivalence
@@ -127,10 +127,10 @@ def _package(task: TaskData, run: RunFolder, validation: Validation) -> None:
 
 def _budget_gates(recipe: Recipe, run: RunFolder, validation: Validation) -> Iterator[Gate]:
     """Was the network pruned as far as was asked? The guard may have stopped before."""
-    for name, limit in recipe.budget.limits.items():
+    for name, limit in recipe.limits.items():
         if name == "bytes":  # of the weights, as the pruner counts: the graph around them doesn't shrink with them
             before, after = _weight_bytes(run.dense), _weight_bytes(run.pruned)
-        elif name in recipe.budget.units:
+        elif name in UNIT_KINDS:
             widths = [w for w in json.loads(run.history.read_text("utf-8"))["widths"] if w["kind"] == name]
             before, after = (sum(w[key] for w in widths) for key in ("before", "after"))
         else:

@@ -195,6 +195,46 @@ class Weights(_Section):
     criterion: Literal[WEIGHT_CRITERIA] = "magnitude"
 
 
+class Parameters(_Section):
+    """Single weights by their size: those not above `below` go, the others are held within `clip`."""
+
+    below: Rate | None = None
+    clip: tuple[float, float] | None = None
+
+
+class Prune(_Section):
+    """Rates by kind: the share of each that goes. A kind of unit is one of `budget.units`, in the plural."""
+
+    channels: Fraction | None = None
+    neurons: Fraction | None = None
+    heads: Fraction | None = None
+    head_dimensions: Fraction | None = None
+    key_value_groups: Fraction | None = None
+    conv_groups: Fraction | None = None
+    embeddings: Fraction | None = None
+    connections: Annotated[float, Field(gt=0, lt=1)] | None = None
+    parameters: Parameters | None = None
+
+    @property
+    def units(self) -> dict[str, float]:
+        """{kind of unit: what may be left}."""
+        named = {kind: getattr(self, _plural(kind)) for kind in UNIT_KINDS}
+        return {kind: 1 - rate for kind, rate in named.items() if rate}
+
+    @property
+    def weights(self) -> Weights | None:
+        """The rule for single weights, None where there is none."""
+        sizes = self.parameters or Parameters()
+        if (self.connections, sizes.below, sizes.clip) == (None, None, None):
+            return None
+        threshold = WeightThreshold(kind="fixed", value=sizes.below) if sizes.below is not None else None
+        return Weights(share=self.connections, threshold=threshold, clip=sizes.clip)
+
+
+def _plural(kind: str) -> str:
+    return kind.replace(" ", "_").replace("-", "_") + "s"
+
+
 class Finetuning(Training):
     """Training while and after pruning: the steps are spread between two fractions of the epochs, or so far apart."""
 
@@ -230,7 +270,8 @@ class Recipe(_Section):
     metric: Annotated[str, _one_of(*METRICS)] = "top1"
     loss: Annotated[str, _one_of("cross_entropy")] = "cross_entropy"
 
-    budget: Budget
+    budget: Budget | None = None
+    prune: Prune | None = None
     weights: Weights | None = None
     criterion: Annotated[str, BeforeValidator(_check_criterion)] = "taylor"
     ranking: Literal[RANKINGS] = "global"
@@ -258,6 +299,21 @@ class Recipe(_Section):
     seed: Count = 0
 
     @model_validator(mode="after")
+    def _something_is_to_go(self) -> "Recipe":
+        if self.prune is None:
+            if self.budget is None:
+                raise ValueError("give a budget, what may be left, or under prune the share of each kind that goes")
+            return self
+        if not self.limits and self.prune.weights is None:
+            raise ValueError("prune names nothing that goes: give channels, neurons, heads, connections or parameters")
+        if self.weights is not None and self.prune.weights is not None:
+            raise ValueError("say what single weights go either under weights, or as connections and parameters")
+        twice = sorted(self.budget.units.keys() & self.prune.units.keys()) if self.budget else []
+        if twice:
+            raise ValueError(f"the rate of {twice[0]} is given twice, under budget.units and under prune")
+        return self
+
+    @model_validator(mode="after")
     def _pruning_ends_after_it_starts(self) -> "Recipe":
         if self.finetune.prune_end < self.finetune.prune_start:
             raise ValueError("finetune.prune_end must not be below finetune.prune_start")
@@ -281,6 +337,16 @@ class Recipe(_Section):
         if self.retention is not None and self.criterion != "error_rate":
             raise ValueError("retention goes with the criterion error_rate only")
         return self
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """{cost or kind of unit: what may be left}, of budget and prune together."""
+        return {**(self.budget.limits if self.budget else {}), **(self.prune.units if self.prune else {})}
+
+    @property
+    def single_weights(self) -> Weights | None:
+        """The rule for single weights, wherever it is given."""
+        return self.weights or (self.prune and self.prune.weights)
 
     @property
     def providers_measured(self) -> tuple[str, ...]:

@@ -97,7 +97,7 @@ class Workbench:
         return Pruner(
             module,
             self.example,
-            budget=recipe.budget.limits,
+            budget=recipe.limits,
             pruning_steps=recipe.steps,
             adjust=recipe.adjust,
             keep=recipe.keep,
@@ -115,7 +115,7 @@ class Workbench:
         from onnxprune.prune.thresholds import Threshold
         from onnxprune.prune.weights import SingleWeights
 
-        asked = self.recipe.weights
+        asked = self.recipe.single_weights
         if asked is None:
             return None
         threshold = asked.threshold and Threshold(**asked.threshold.model_dump())

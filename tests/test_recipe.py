@@ -25,6 +25,15 @@ WRONG = {
     "a negative budget": ({"budget": {"macs": -1}}, "'budget.macs' is -1: it should be greater than 0"),
     "a budget that isn't a number": ({"budget": {"macs": "few"}}, "'budget.macs' is 'few'"),
     "an infinite budget": ({"budget": {"macs": float("inf")}}, "'budget.macs' is inf"),
+    "rates of nothing": ({"budget": None, "prune": {"parameters": {}}}, "prune names nothing that goes"),
+    "a rate that is given twice": (
+        {"budget": {"units": {"head": 0.5}}, "prune": {"heads": 0.5}},
+        "the rate of head is given twice",
+    ),
+    "single weights that are given twice": (
+        {"weights": {"share": 0.5}, "prune": {"connections": 0.5}},
+        "either under weights, or as connections",
+    ),
     "no steps": ({"steps": 0}, "'steps' is 0"),
     "steps that are a yes": ({"steps": True}, "'steps' is True"),
     "half an epoch": ({"dense": {"epochs": 1.5}}, "'dense.epochs' is 1.5"),
@@ -72,7 +81,23 @@ def test_a_wrong_recipe_says_what_and_where(change, sentence):
     assert "--template" in message
 
 
-@pytest.mark.parametrize("key", LEAST)
+def test_rates_by_kind_are_limits_and_a_rule_for_single_weights():
+    rates = {"neurons": 0.2, "head_dimensions": 0.25, "connections": 0.3}
+    prune = {**rates, "parameters": {"below": 1e-3, "clip": [-10, 10]}}
+    recipe = recipes.load({"module": "a:b", "data": "a:c", "prune": prune})
+    assert recipe.limits == {"neuron": 0.8, "head dimension": 0.75}
+    rule = recipe.single_weights
+    assert (rule.share, rule.threshold.value, rule.clip) == (0.3, 1e-3, (-10, 10))
+    both = recipes.load({**LEAST, "prune": {"heads": 0.5}})
+    assert both.limits == {**LEAST["budget"], "head": 0.5} and both.single_weights is None
+
+
+def test_a_budget_or_rates_must_be_given():
+    with pytest.raises(RecipeError, match="give a budget, what may be left, or under prune"):
+        recipes.load({"module": "a:b", "data": "a:c"})
+
+
+@pytest.mark.parametrize("key", ["module", "data"])
 def test_what_has_no_default_must_be_given(key):
     with pytest.raises(RecipeError, match=f"'{key}' is missing"):
         recipes.load({name: value for name, value in LEAST.items() if name != key})
@@ -145,7 +170,8 @@ def test_a_recipe_can_name_everything_that_is_there():
     assert recipes.UNIT_KINDS == KINDS
     assert recipes.load({**LEAST, "budget": {"units": {"head": 0.5}}}).budget.limits == {"head": 0.5}
     assert sorted(recipes.SCHEDULES) == sorted([*schedule.SCHEDULES, *schedule.OTHERS])
-    single = [name for name, c in criteria.CRITERIA.items() if c.scope == "weights" and "scale" not in c.reads]
+    of_weights = [name for name, c in criteria.CRITERIA.items() if c.scope == "weights" and "scale" not in c.reads]
+    single = [*of_weights, "taylor"]
     assert sorted(recipes.WEIGHT_CRITERIA) == sorted(single)
     assert recipes.RANKINGS == ranking.RANKINGS
     assert recipes.ADJUSTMENTS == adjusting.ADJUSTMENTS

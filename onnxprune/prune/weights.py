@@ -56,6 +56,12 @@ class SingleWeights:
             raise RecipeError("Nothing is said about single weights. Give a share, a pattern, a threshold or a clip.")
 
     @property
+    def rates(self) -> tuple[str, ...]:
+        """What can go further by itself: "connections", a share or a pattern; "parameters", a threshold."""
+        connections = ("connections",) if self.share is not None or self.pattern is not None else ()
+        return (*connections, "parameters") if self.threshold is not None else connections
+
+    @property
     def grows(self) -> bool:
         """Whether a part of it comes with every step."""
         return self.share is not None and self.pattern is None
@@ -67,17 +73,19 @@ class SingleWeights:
         alive: Mapping[str, np.ndarray],
         share: float,
         last: bool,
+        part: float = 1.0,
     ) -> dict[str, np.ndarray]:
         """{layer: which weights stay} at a step that takes `share`; `alive` is what the units leave, bool.
 
-        A threshold's sigma is that of the weights, its maximum that of the scores.
+        A pattern comes with the `last` step; a threshold is taken times `part`, and not at all where that is 0. Its
+        sigma is that of the weights, its maximum that of the scores.
         """
         masks = dict(alive)
         if self.grows and share > 0:
             masks = least(scores, alive, share)
-        if last and self.threshold is not None:
+        if part > 0 and self.threshold is not None:
             thetas = self.threshold.thetas(weights if self.threshold.kind == "sigma" else scores, masks)
-            masks = {name: mask(scores[name], thetas[name], masks[name]) for name in masks}
+            masks = {name: mask(scores[name], part * thetas[name], masks[name]) for name in masks}
         if last and self.pattern is not None:
             found = _N_OF_M.fullmatch(self.pattern)
             for name, whole in alive.items():

@@ -29,13 +29,15 @@ from torch.nn import functional
 
 from onnxprune.errors import DataError, GateError, RecipeError
 from onnxprune.prune import schedule as schedules
-from onnxprune.prune.schedule import Control, Planned, Position, Rising
+from onnxprune.prune.schedule import Adaptive, Control, Planned, Position, Rising
 from onnxprune.training.checkpoint import load_checkpoint, save_checkpoint, seed_everything
 from onnxprune.training.distill import Distillation
 from onnxprune.training.history import EpochRecord, History, StepRecord
 
 #: A batch whose loss is this many times the first batch's (or 1, if that is more) ends the run: nothing good follows.
 EXPLOSION = 1000.0
+#: The rate of a control that moves everything at once.
+ALL = ""
 #: How often a threshold is raised in search of one that takes something more.
 MOST_RAISES = 100
 
@@ -45,9 +47,11 @@ class PrunerLike(Protocol):
 
     @property
     def cost(self) -> dict[str, float]: ...
+    @property
+    def rates(self) -> tuple[str, ...]: ...
     def penalty(self) -> torch.Tensor: ...
     def step(self, optimizer: torch.optim.Optimizer | None = None) -> None: ...
-    def prune(self, progress: float) -> Any: ...
+    def prune(self, progress: float | dict[str, float]) -> Any: ...
     def prune_below(self, theta: float) -> float: ...
     def threshold_at(self, share: float) -> float: ...
     def snapshot(self) -> Any: ...
@@ -141,20 +145,25 @@ class _State:
     epoch: int = 0
     baseline: float = math.nan
     loss_limit: float = math.nan
-    position: dict[str, Any] = field(default_factory=lambda: vars(Position(progress=1.0)).copy())
+    positions: dict[str, dict[str, Any]] = field(default_factory=lambda: {ALL: vars(Position(progress=1.0)).copy()})
     pending: dict[str, Any] | None = None
     best: dict[str, Any] | None = None
     epochs: list[dict[str, Any]] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)
 
-    @property
-    def at(self) -> Position:
-        """Where pruning stands."""
-        return Position(**self.position)
+    def at(self, rate: str) -> Position:
+        """Where pruning stands with one rate."""
+        return Position(**self.positions[rate])
 
     @property
     def progress(self) -> float:
-        return self.position["progress"]
+        """The mean over the rates: 1 where all are at the budget."""
+        return sum(position["progress"] for position in self.positions.values()) / len(self.positions)
+
+    def next_rate(self, control: Control) -> str | None:
+        """The rate that has come least far among those that want more; None where none does."""
+        wanting = [rate for rate in self.positions if control.wants_more(self.at(rate))]
+        return min(wanting, key=lambda rate: self.at(rate).progress, default=None)
 
 
 def train(
@@ -178,8 +187,9 @@ def train(
     `batches(epoch)` gives an epoch's (inputs, targets); `evaluate(module)` the validation metric (more is better), or
     the metric and the validation loss. `control` judges pruning steps: evenly planned ones with `settings.guard` where
     none is given; Adaptive and Rising make steps of their own until their budget, tolerance or last step, and never
-    return a point outside their tolerance. Batches are moved to the module's device, and the module ends in evaluation
-    mode. Python's, NumPy's and torch's global random generators are seeded with `seed`.
+    return a point outside their tolerance; Adaptive moves each of several rates (costs, kinds of units, single weights)
+    by itself, the one that has come least far first. Batches are moved to the module's device, and the module ends in
+    evaluation mode. Python's, NumPy's and torch's global random generators are seeded with `seed`.
 
     After each epoch `checkpoint` is replaced as a whole, so that an interruption at any moment, Ctrl-C included, costs
     at most the current epoch; with `resume` a run goes on from it (or starts, if there is none) and ends where it
@@ -200,7 +210,9 @@ def train(
         state = _load(checkpoint, identity, module, optimizer, pruner)
     else:
         if pruner is not None:
-            state.position = asdict(control.start(len(pruning_epochs)))
+            apart = isinstance(control, Adaptive) and len(pruner.rates) > 1
+            rates = pruner.rates if apart else (ALL,)
+            state.positions = {rate: asdict(control.start(len(pruning_epochs))) for rate in rates}
         state.baseline, _ = _evaluate(module, evaluate)
         _remember_best(state, state.baseline, settings, control, module, pruner)
     if teacher is not None:
@@ -208,8 +220,9 @@ def train(
 
     for epoch in range(state.epoch, settings.epochs):
         started = time.perf_counter()
-        if pruner is not None and control.wants_more(state.at) and settings.may_prune_before(epoch):
-            _prune(state, control, module, optimizer, pruner)
+        rate_to_move = state.next_rate(control) if pruner is not None else None
+        if rate_to_move is not None and settings.may_prune_before(epoch):
+            _prune(state, rate_to_move, control, module, optimizer, pruner)
 
         rate = settings.learning_rate_at(epoch, pruning=pruner is not None)
         for group in optimizer.param_groups:
@@ -301,19 +314,20 @@ def _check_loss(objective: torch.Tensor, state: _State, epoch: int, batch: int, 
 
 
 def _prune(
-    state: _State, control: Control, module: nn.Module, optimizer: torch.optim.Optimizer, pruner: PrunerLike
+    state: _State, rate: str, control: Control, module: nn.Module, optimizer: torch.optim.Optimizer, pruner: PrunerLike
 ) -> None:
-    """Take a pruning step, and keep what it takes to undo it."""
+    """Take a pruning step with one rate, and keep what it takes to undo it."""
     before = copy.deepcopy(
         {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "masks": pruner.snapshot()}
     )
     theta = None
     if isinstance(control, Rising):
-        target, theta = _raise_threshold(state.at, control, pruner)
+        target, theta = _raise_threshold(state.at(rate), control, pruner)
     else:
-        target = schedules.target(state.at)
-        pruner.prune(target)
-    state.pending = {"target": target, "theta": theta, "epoch": state.epoch, "before": before}
+        target = schedules.target(state.at(rate))
+        others = {name: position["progress"] for name, position in state.positions.items()}
+        pruner.prune(target if rate == ALL else {**others, rate: target})
+    state.pending = {"rate": rate, "target": target, "theta": theta, "epoch": state.epoch, "before": before}
 
 
 def _raise_threshold(position: Position, control: Rising, pruner: PrunerLike) -> tuple[float, float]:
@@ -340,21 +354,23 @@ def _judge(
     """Keep the pending step, or undo it and make the next one smaller. Returns whether it was kept."""
     step, state.pending = state.pending, None
     to_come = sum(epoch >= state.epoch for epoch in planned)
-    verdict = control.judge(state.at, step["target"], metric, state.baseline, to_come)
+    rate = step["rate"]
+    verdict = control.judge(state.at(rate), step["target"], metric, state.baseline, to_come)
     record = StepRecord(
         step=len(state.steps),
         epoch=step["epoch"],
         target=step["target"],
-        size=state.at.size,
+        size=state.at(rate).size,
         cost=dict(pruner.cost),
         metric=metric,
         decision="kept" if verdict.kept else "rolled back",
         reason=verdict.reason,
+        rate=rate,
     )
     state.steps.append(asdict(record))
-    state.position = asdict(verdict.position)
+    state.positions[rate] = asdict(verdict.position)
     if verdict.kept:
-        state.position["theta"] = step["theta"]
+        state.positions[rate]["theta"] = step["theta"]
     else:
         module.load_state_dict(step["before"]["module"])
         optimizer.load_state_dict(step["before"]["optimizer"])

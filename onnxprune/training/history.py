@@ -26,7 +26,8 @@ class StepRecord:
     """One pruning step, taken before `epoch` and judged `metric` after its recovery epochs.
 
     `target` is the progress it aimed at (1 is the whole budget), `size` the step that was wanted: in progress, or the
-    factor of a threshold. `cost` is the fraction of the dense network's parameters, MACs and bytes that it left.
+    factor of a threshold. `cost` is the fraction of the dense network's parameters, MACs and bytes that it left. `rate`
+    names what moved where rates move one by one: "cost", a kind of unit, "connections" or "parameters"; else it is "".
     """
 
     step: int
@@ -37,6 +38,7 @@ class StepRecord:
     metric: float
     decision: Literal["kept", "rolled back"]
     reason: str
+    rate: str = ""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ from onnxprune.graph.shrink import ShrinkReport, shrink
 from onnxprune.graph.units import Channels, trace
 from onnxprune.prune import criteria
 from onnxprune.prune import schedule as schedules
-from onnxprune.prune.plan import COSTS, Plan, Planner
+from onnxprune.prune.kinds import Planners, rate_of
+from onnxprune.prune.plan import Plan, Width
 from onnxprune.prune.weights import SingleWeights
 from onnxprune.runtime.equivalence import Equivalence, compare_outputs, random_feeds, require
 from onnxprune.training import adjusting
@@ -135,12 +136,12 @@ class Pruner:
             "round_to": round_to,
             "min_width": min_width,
             "ranking": ranking,
-            "prefer": tuple(name for name in budget if name not in COSTS),
+            "names": tuple(budget),
             "restated": False,
         }
         self.channels = channels or self._trace()
         self._parameters = self._traced_parameters()
-        self._planner = Planner(self.channels, **self._planning)
+        self._planner = Planners(self.channels, **self._planning)
         self._budget = self._planner.fractions(budget) if budget or weights is None else {}
         self._planner.check(self._budget)
         self._deleted = np.zeros(self.channels.count, bool)
@@ -184,38 +185,63 @@ class Pruner:
         if due > before:
             self.prune(due / self._pruning_steps)
 
-    def prune(self, progress: float) -> Plan:
-        """One pruning step: mask as many units as the schedule wants at `progress`, 0 to 1.
+    @property
+    def rates(self) -> tuple[str, ...]:
+        """What can go one step further by itself: "cost", each kind of unit that has a budget, single weights."""
+        of_budget = tuple(dict.fromkeys(rate_of(name) for name in self._budget))
+        return of_budget if self._weights is None else (*of_budget, *self._weights.rule.rates)
 
-        Raises InputError where the criterion needs gradients and none were gathered, or batches and there is no
-        `calibration`, or gives something that isn't a number.
+    def prune(self, progress: "float | Mapping[str, float]") -> Plan:
+        """One pruning step: mask as much as the schedule wants at `progress`, 0 to 1, or {rate: 0 to 1} for each rate.
+
+        Single weights' thresholds come with the step to 1, unless they have a progress of their own, which is then the
+        part of the threshold that is taken. Raises InputError where the criterion needs gradients and none were
+        gathered, or batches and there is no `calibration`, or gives something that isn't a number.
         """
-        if not 0 <= progress <= 1:
-            raise InputError(f"Progress is {progress:g}. Give a number from 0, nothing pruned, to 1, the budget.")
-        scores = self.score()
-        target = {name: self._schedule(progress, fraction) for name, fraction in self._budget.items()}
-        plan = self._planner.plan(scores, target, self._deleted_units(), self._staying(scores))
-        self._cut(plan)
-        self._prune_weights(progress)
-        return plan
+        of_rate = dict(progress) if isinstance(progress, Mapping) else dict.fromkeys(self.rates, progress)
+        if not of_rate.keys() >= set(self.rates) or any(not 0 <= value <= 1 for value in of_rate.values()):
+            raise InputError(
+                f"Progress is {progress}. Give a number from 0, nothing pruned, to 1, the budget; or one for each of "
+                f"{', '.join(self.rates)}."
+            )
+        target = {name: self._schedule(of_rate[rate_of(name)], fraction) for name, fraction in self._budget.items()}
+        for number in range(len(self._planner.stages)):
+            scores = self.score()
+            stage = self._planner.stages[number]
+            wanted = self._planner.of(stage, target)
+            plan = stage.plan(scores, wanted, self._deleted_units(), self._staying(scores))
+            self._cut(plan)
+        if self._weights is not None:
+            part = of_rate.get("parameters", 0.0)
+            of_weights = of_rate.get("connections", part)
+            self._prune_weights(of_weights, part if isinstance(progress, Mapping) else float(part >= 1))
+        if len(self._planner.stages) == 1:
+            return plan
+        widths = tuple(Width(w["group"], w["kind"], w["before"], w["after"]) for w in self.widths())
+        return Plan(self._deleted_units(), self.cost, widths)
 
     def prune_below(self, theta: float) -> float:
         """One pruning step: mask the units whose score isn't above `theta`, down to the budget and no further.
 
         Returns the progress: the smallest part of the way to its limit that any cost of the budget has come.
         """
-        scores = self.score()
-        plan = self._planner.plan_below(scores, theta, self._budget, self._deleted_units(), self._staying(scores))
+        if self._planner.second is not None:
+            raise RecipeError(
+                f"A threshold can't take heads and their dimensions at once. Leave '{self._planner.inner}' out of the "
+                "budget, or take another schedule."
+            )
+        scores, budget = self.score(), self._budget
+        plan = self._planner.main.plan_below(scores, theta, budget, self._deleted_units(), self._staying(scores))
         self._cut(plan)
-        ways = [(1 - plan.cost[name], 1 - limit) for name, limit in self._budget.items()]
+        ways = [(1 - plan.cost[name], 1 - limit) for name, limit in budget.items()]
         progress = min((1.0 if gone >= whole - 1e-9 else gone / whole for gone, whole in ways), default=1.0)
-        self._prune_weights(progress)
+        self._prune_weights(progress, float(progress >= 1))
         return progress
 
     def threshold_at(self, share: float) -> float:
         """The score that `share` of the units that are left don't exceed."""
         scores, gone = self.score(), set(self._deleted_units())
-        alive = [int(u) for group in self._planner.groups for u in group.units if int(u) not in gone]
+        alive = [int(u) for group in self._planner.main.groups for u in group.units if int(u) not in gone]
         return float(np.quantile(scores[alive], share)) if alive else 0.0
 
     def _staying(self, scores: np.ndarray) -> np.ndarray | None:
@@ -269,7 +295,7 @@ class Pruner:
     @property
     def cost(self) -> dict[str, float]:
         """What is left of the dense network: {"macs": fraction, "params": ..., "bytes": ...}."""
-        return self._planner.cost_without(self._deleted_units())
+        return self._planner.cost(self._deleted_units(), self._deleted)
 
     def widths(self) -> list[dict[str, Any]]:
         """Every group of tied channels: {"group": its first weight, "kind", "before": units, "after": units left}."""
@@ -403,14 +429,14 @@ class Pruner:
             and not any(fnmatch(name, f"*{pattern}*") for pattern in self._planning["keep"])
         }
 
-    def _prune_weights(self, progress: float) -> None:
+    def _prune_weights(self, progress: float, part: float) -> None:
         if self._weights is not None:
-            self._weights.choose(self._schedule, progress, self._masks, lambda: self._look_at("criterion"))
+            self._weights.choose(self._schedule, progress, part, self._masks, lambda: self._look_at("criterion"))
             self._hold()
 
     def _use(self, channels: Channels) -> None:
         if channels is not self.channels:
-            self.channels, self._planner = channels, Planner(channels, **self._planning)
+            self.channels, self._planner = channels, Planners(channels, **self._planning)
 
     def _apply_masks(self) -> None:
         if self._weights is not None:

@@ -25,9 +25,17 @@ class WeightPruner:
         self.masks: Masks = {}  # of tensors that lose some
 
     def choose(
-        self, schedule: Callable[[float, float], float], progress: float, units: Masks, look: Callable[[], list]
+        self,
+        schedule: Callable[[float, float], float],
+        progress: float,
+        part: float,
+        units: Masks,
+        look: Callable[[], list],
     ) -> None:
-        """Choose at `progress` among the weights that `units`, masks of the pruner's own, leave."""
+        """Choose among the weights that `units`, masks of the pruner's own, leave.
+
+        A share and a pattern are at `progress`, a threshold is taken times `part`.
+        """
         if self.scorer.needs_data:
             self.scorer.observe(look())
         weights = {name: array(parameter) for name, parameter in self.parameters.items()}
@@ -38,7 +46,7 @@ class WeightPruner:
             gone = ~self.masks[name].cpu().numpy() if name in self.masks else ~whole
             scores[name] = np.where(gone, -1.0, score)
         share = 1 - schedule(progress, 1 - (self.rule.share or 0.0))
-        for name, mask in self.rule.keep(weights, scores, alive, share, last=progress >= 1).items():
+        for name, mask in self.rule.keep(weights, scores, alive, share, progress >= 1, part).items():
             if not np.array_equal(mask, alive[name]):
                 self.masks[name] = torch.from_numpy(mask).to(self.parameters[name].device)
 

@@ -57,7 +57,7 @@ def test_blocks_stay_or_go_together():
     ],
 )
 def test_rules_step_by_step(rule, share, last, expected):
-    assert as_lists(rule.keep(S, S, ALIVE, share, last)) == expected
+    assert as_lists(rule.keep(S, S, ALIVE, share, last, float(last))) == expected
 
 
 def test_sigma_is_that_of_the_weights_and_the_maximum_that_of_the_scores():

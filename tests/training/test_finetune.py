@@ -28,6 +28,8 @@ class RowPruner:
         self.keep = torch.ones(HIDDEN, dtype=torch.bool)
         self.asked, self.steps_seen = [], 0
 
+    rates = ("cost",)
+
     @property
     def cost(self):
         return {"params": self.keep.double().mean().item()}
@@ -376,6 +378,47 @@ def test_adaptive_steps_that_never_hold_return_the_network_as_it_was():
     module, history = run(control=Adaptive(), evaluate=scripted([1.0] + [0.5] * 8))
     assert (history.progress, history.best_metric, history.best_epoch) == (0.0, 1.0, -1)
     assert not (module[0].weight == 0).all(1).any()
+
+
+class TwoRates(RowPruner):
+    """Notes what it is asked for; the metric decides."""
+
+    rates = ("neuron", "connections")
+
+    def prune(self, progress):
+        self.asked.append(dict(progress))
+
+
+def test_adaptive_steps_move_each_rate_by_the_metric():
+    """Neurons hold and connections don't: theirs is undone and halved, the others' goes on."""
+    module = build()
+    pruner = TwoRates(module)
+    settings = TrainingSettings(epochs=6, learning_rate=0.01, prune_every=1, prune_steps=5, prune_start=0, prune_end=1)
+    control = Adaptive(first=0.4, tolerance=0.05, growth=1.0)
+    # The network as it came, an epoch without a step, then one metric after each.
+    _, history = run(
+        module,
+        pruner=pruner,
+        settings=settings,
+        control=control,
+        evaluate=scripted([0.9, 0.9, 0.9, 0.5, 0.9, 0.9, 0.9]),
+    )
+    assert pruner.asked == [
+        {"neuron": 0.4, "connections": 0.0},
+        {"neuron": 0.4, "connections": 0.4},
+        {"neuron": 0.4, "connections": 0.2},
+        {"neuron": 0.4, "connections": 0.4},
+        {"neuron": 0.8, "connections": 0.4},
+    ]
+    told = [(step.rate, step.target, step.decision) for step in history.steps]
+    assert told == [
+        ("neuron", 0.4, "kept"),
+        ("connections", 0.4, "rolled back"),
+        ("connections", 0.2, "kept"),
+        ("connections", 0.4, "kept"),
+        ("neuron", 0.8, "kept"),
+    ]
+    assert history.progress == pytest.approx(0.6)
 
 
 def test_a_rising_threshold_prunes_to_the_budget_and_goes_back_where_it_costs_too_much():

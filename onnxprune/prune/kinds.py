@@ -1,0 +1,76 @@
+"""Plans for kinds of units that overlap: heads, and the dimensions of the heads that stay, in one run."""
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from onnxprune.errors import RecipeError
+from onnxprune.graph.units import Channels
+from onnxprune.prune.plan import COSTS, Planner
+
+#: {kind: kinds whose units hold some of it}: planned after them where a budget names both.
+WITHIN = {"head dimension": ("head", "key-value group")}
+#: The rate of what a budget says of costs.
+COST = "cost"
+
+
+class Planners:
+    """One planner for what a budget names; a second for the kind that lies within units of another kind that it names.
+
+    `how` is what `Planner` takes.
+    """
+
+    def __init__(self, channels: Channels, names: Iterable[str], **how: Any):
+        kinds = set(names) - set(COSTS)
+        self.inner = next((kind for kind, outer in WITHIN.items() if kind in kinds and kinds & set(outer)), None)
+        self.main = Planner(channels, prefer=kinds - {self.inner}, **how)
+        self.second = Planner(channels, prefer={self.inner}, **how) if self.inner else None
+
+    @property
+    def stages(self) -> list[Planner]:
+        """The planners in the order in which their plans are carried out."""
+        return [self.main] if self.second is None else [self.main, self.second]
+
+    @cached_property
+    def groups(self) -> tuple:
+        """The groups of units that are planned, those of the inner kind last."""
+        if self.second is None:
+            return self.main.groups
+        return (*self.main.groups, *(group for group in self.second.groups if group.kind == self.inner))
+
+    @cached_property
+    def compared(self) -> list[np.ndarray]:
+        """The sets of units whose saliencies are compared."""
+        if self.second is None:
+            return self.main.compared
+        of_inner = np.concatenate([group.units for group in self.groups if group.kind == self.inner])
+        inner = [units[np.isin(units, of_inner)] for units in self.second.compared]
+        return [*self.main.compared, *(units for units in inner if len(units))]
+
+    def of(self, stage: Planner, target: Mapping[str, float]) -> dict[str, float]:
+        """What of a target a stage plans."""
+        inner = stage is self.second
+        return {name: value for name, value in target.items() if (name == self.inner) == inner}
+
+    def fractions(self, budget: Mapping[str, float]) -> dict[str, float]:
+        """A budget with every figure as a fraction, see `Planner.fractions`."""
+        if not budget:
+            raise RecipeError("The budget is empty. Give macs, params or bytes, as a fraction or a figure.")
+        parts = [stage.fractions(part) for stage in self.stages if (part := self.of(stage, budget))]
+        return {name: value for part in parts for name, value in part.items()}
+
+    def check(self, budget: Mapping[str, float]) -> None:
+        """Raise BudgetUnreachable for a budget below the smallest legal network."""
+        for stage in self.stages:
+            stage.check(self.of(stage, budget))
+
+    def cost(self, units: Iterable[int], deleted: np.ndarray) -> dict[str, float]:
+        """What is left of each cost and of each kind without `units`, whose channels are `deleted`, bool [channels]."""
+        return self.main.cost_without(units) if self.second is None else self.main.cost_of(deleted)
+
+
+def rate_of(name: str) -> str:
+    """Costs go down together, each kind of unit by itself."""
+    return COST if name in COSTS else name
