@@ -59,8 +59,6 @@ NOT_FOLLOWED = {
     "displacements from channels pin them",
     "grid sample",
     "grid sample by computed coordinates",
-    "pad by computed amounts",
-    "resize by computed sizes",
     "rois",
     "rois of the largest",
     "swiglu",

@@ -164,11 +164,16 @@ def resize(node: gs.Node, tensors: Tensors) -> list[Flags]:
 
 @mend("Resize")
 def write_sizes(node: gs.Node, tensors: Tensors) -> None:
-    sizes, out = tensors.known(node, 3), node.outputs[0].name
-    if sizes is not None and len(sizes):
-        rank, changed = len(tensors.shapes[out]), tensors.changes(out)
-        axes = node.attrs.get("axes", range(rank))
-        tensors.write(node, 3, [changed.get(axis % rank, size) for axis, size in zip(axes, sizes, strict=True)])
+    """The sizes that are left, where sizes are given; those that aren't known stay as they were computed."""
+    given, out = operand(node, 3), node.outputs[0].name
+    if given is None or not tensors.shapes.get(given.name, (1,))[0]:
+        return
+    rank, changed = len(tensors.shapes[out]), tensors.changes(out)
+    axes = node.attrs.get("axes", range(rank))
+    sizes = tensors.elements(node, 3) or [None] * len(axes)
+    left = [changed.get(axis % rank, size) for axis, size in zip(axes, sizes, strict=True)]
+    if left != sizes:
+        _write_sizes(node, 3, left, tensors)
 
 
 # ---- parts ----------------------------------------------------------------------------------------------------------
@@ -356,14 +361,18 @@ def pad(node: gs.Node, tensors: Tensors) -> list[Flags]:
 def _pads(node: gs.Node, tensors: Tensors) -> dict[int, tuple[int, int]]:
     """{axis: (before, behind)} of the axes along which flags differ."""
     flags = tensors.flags(node.inputs[0])
-    pads, axes = node.attrs.get("pads", node.attrs.get("paddings", tensors.known(node, 1))), list(range(flags.ndim))
+    pads, axes = node.attrs.get("pads", node.attrs.get("paddings")), list(range(flags.ndim))
+    if pads is None:
+        pads = tensors.elements(node, 1)
     if operand(node, 3) is not None:
         axes = tensors.known(node, 3)
     if pads is None or axes is None:
         raise refusal(node, "pads by computed amounts")
     pairs = zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True)
-    found = {int(axis) % flags.ndim: (int(before), int(behind)) for axis, before, behind in pairs}
-    return {axis: widths for axis, widths in found.items() if flags.shape[axis] > 1 and any(widths)}
+    found = {int(axis) % flags.ndim: widths for axis, *widths in pairs if flags.shape[int(axis)] > 1}
+    if any(None in widths for widths in found.values()):
+        raise refusal(node, "pads by computed amounts")
+    return {axis: (int(before), int(behind)) for axis, (before, behind) in found.items() if before or behind}
 
 
 def _padded(node: gs.Node, size: int, widths: tuple[int, int]) -> np.ndarray:
@@ -395,7 +404,11 @@ def write_pads(node: gs.Node, tensors: Tensors) -> None:
             wanted = _moved(node, flags, axis, places)
             if not np.array_equal(_padded(node, tensors.left(source)[axis], changed[axis]), wanted):
                 raise refusal(node, "repeats of an axis that shrinks at its ends")
+    if not changed:
+        return
     attribute = next((name for name in ("pads", "paddings") if name in node.attrs), None)
+    if attribute is None and tensors.known(node, 1) is None:
+        raise refusal(node, "pads by computed amounts")
     pads = list(tensors.known(node, 1) if attribute is None else node.attrs[attribute])
     axes = range(rank) if operand(node, 3) is None else tensors.known(node, 3)
     for position, axis in enumerate(axes):

@@ -154,6 +154,16 @@ class Tensors:
         first, second = (values.get(tensor.name) for values in self.values)
         return first if first is not None and second is not None and np.array_equal(first, second) else None
 
+    def elements(self, node: gs.Node, index: int) -> list[int | None] | None:
+        """The elements of a list of whole numbers; None for each that depends on the graph's inputs."""
+        known = self.known(node, index)
+        if known is not None:
+            return known.tolist()
+        first, second = (values.get(node.inputs[index].name) for values in self.values)
+        if first is None or second is None or first.ndim != 1 or first.shape != second.shape:
+            return None
+        return [a if a == b else None for a, b in zip(first.tolist(), second.tolist(), strict=True)]
+
     # ---- what nodes are told ----------------------------------------------------------------------------------------
 
     def is_touched(self, node: gs.Node) -> bool:
