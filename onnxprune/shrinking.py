@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune.errors import ModelError, NotEquivalentError
 from onnxprune.graph.exact.bound import Bound, bound
-from onnxprune.graph.exact.subnormals import flush
+from onnxprune.graph.exact.subnormals import SMALLEST, flush
 from onnxprune.graph.model import Model, load, save
 from onnxprune.graph.shrink import ShrinkReport
 from onnxprune.graph.shrink import shrink as shrink_graph
@@ -154,6 +154,11 @@ def _first_fault(
     trial = target.with_name(f"trial.{target.name}")
     try:
         if not _agrees(path, reference, trial, partial(0)):
+            if report.subnormals and report.zero_below == SMALLEST:
+                return (
+                    f"They differ with nothing removed at all, once weights below 2^-126 are 0 ({report.subnormals:,} "
+                    "are): --keep-denormals leaves those as they are."
+                )
             return "They differ with nothing removed at all: the model gives other outputs each time it is rewritten."
         while high - low > 1:
             middle = (low + high) // 2

@@ -222,6 +222,20 @@ def test_the_first_unit_at_fault_is_named(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
 
 
+def test_subnormal_weights_that_matter_are_named(tmp_path):
+    """1e-39 times 1e38 is 0.1: the file is refused until its subnormals may stay."""
+    source = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x) => (float[N,3] y) <float k = {1e38}>'
+        "{ a = MatMul(x, w) y = Mul(a, k) }"
+    )
+    array = (np.random.default_rng(0).normal(size=(4, 3)) * 1e-39).astype(np.float32)
+    source.graph.initializer.append(onnx.numpy_helper.from_array(array, "w"))
+    onnx.save(source, tmp_path / "net.onnx")
+    with pytest.raises(NotEquivalentError, match=r"2\^-126 are 0 \(12 are\): --keep-denormals leaves"):
+        pipeline.shrink(tmp_path / "net.onnx", tmp_path / "small.onnx")
+    assert pipeline.shrink(tmp_path / "net.onnx", tmp_path / "small.onnx", keep_denormals=True).equivalence.passed
+
+
 def test_weights_rounded_to_zero_move_outputs_within_their_bound(finished, tmp_path):
     done = pipeline.shrink(finished / "run" / "dense.onnx", tmp_path / "small.onnx", zero_below=1e-3)
     assert done.report.subnormals > 0 and done.equivalence.passed

@@ -33,7 +33,8 @@ def shrunk():
 def test_never_wrong(name, shrunk):
     original, smaller, _ = shrunk(name)
     onnx.checker.check_model(smaller, full_check=True)
-    assert all(all(tensor.dims) for _, tensor in tensors(smaller)), "an axis without elements"
+    empty = {name for name, tensor in tensors(original) if not all(tensor.dims)}
+    assert all(all(t.dims) for name, t in tensors(smaller) if name not in empty), "an axis without elements"
     assert interface(smaller) == interface(original)
     assert {p.key: p.value for p in smaller.metadata_props} == CASES[name].metadata
     assert error_over_range(original, smaller) <= TOLERANCE, CASES[name].wrong

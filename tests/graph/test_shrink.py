@@ -99,6 +99,9 @@ CASES = {
     "depth to space": Case("one dead place of a block says nothing of the others", "a = Conv(x, w0) b = DepthToSpace<blocksize=2>(a) y = Conv(b, w9)", {"w0": (8, 3, 1, 1), "w9": (5, 2, 1, 1)}, kill(("w0", 0)), 0),
     "gemm with a row": Case("0 x + c, c a row of the table", "f = Flatten(x) a = Gemm(f, w0, c0) r = Relu(a) g = Gemm(r, w9, c9) y = Reshape(g, s)", {"w0": (192, 8), "c0": (1, 8), "w9": (8, 5), "c9": (1, 5)}, kill(("w0", (slice(None), 2)), ("c0", (0, 2))), 1, {"s": np.array([-1, 5, 1, 1])}),
     "all dead": Case("one channel stays where all could go", two("Relu"), PLAIN, kill(("w0", slice(None))), 7),
+    "divided by 0": Case("0 / 0 is no number", "a = Conv(x, w0) c = Div(a, a) d = IsNaN(c) e = Cast<to=1>(d) b = Add(a, e) y = Conv(b, w9)", PLAIN, kill(("w0", 2)), 0),
+    "a constant that a half holds": Case("0.5 in float16 is 0.5", "a = Conv(x, w0, b0) c = Cast<to=10>(a) b = Cast<to=1>(c) y = Conv(b, w9)", PLAIN | {"b0": (8,)}, lambda w: (kill(("w0", 2))(w), w["b0"].__setitem__(2, 0.5)), 1),
+    "a constant that a half rounds": Case("0.1 in float16 is another number", "a = Conv(x, w0, b0) c = Cast<to=10>(a) b = Cast<to=1>(c) y = Conv(b, w9)", PLAIN | {"b0": (8,)}, lambda w: (kill(("w0", 2))(w), w["b0"].__setitem__(2, 0.1)), 0),
     "divided by": Case("0 / c is 0", "a = Conv(x, w0) b = Div(a, var) y = Conv(b, w9)", PLAIN | {"var": (8, 1, 1)}, kill(("w0", 2)), 1),
     "power of 0": Case("anything to the power of 0 is 1: all fold but one", "a = Conv(x, w0) b = Pow(a, p) y = Conv(b, w9)", PLAIN, lambda w: None, 7, {"p": np.float32(0)}),
     "softmax": Case("0 has a share in a softmax over the channels", "a = Conv(x, w0) b = Softmax<axis=1>(a) y = Conv(b, w9)", PLAIN, kill(("w0", 2)), 0),
@@ -134,6 +137,25 @@ def test_shrink_takes_what_changes_nothing_and_no_more(oracle, name):
     again, second = shrink(smaller)
     assert not second.gone and to_bytes(again) == to_bytes(smaller)
     assert (oracle.parameters(smaller) < oracle.parameters(model)) == bool(case.removed)
+
+
+def test_a_product_of_two_vectors_stays_a_scalar(oracle):
+    """What folds is added as a scalar."""
+    source = oracle.parse(
+        "a = MatMul(x, w0) b = Add(a, b0) y = MatMul(b, w9)",
+        {"x": "3"},
+        {"w0": (3, 8), "b0": (8,), "w9": (8,)},
+        outputs="float y",
+    )
+    weight = source.graph.initializer[0]
+    array = np.array(numpy_helper.to_array(weight))
+    array[:, 2] = 0
+    weight.CopyFrom(numpy_helper.from_array(array, "w0"))
+    smaller, report = shrink(load(source))
+    assert report.verdicts["folded"] == 1
+    feeds = {"x": np.ones(3, np.float32)}
+    expected, found = oracle.run(load(source), feeds)[0], oracle.run(smaller, feeds)[0]
+    assert found.shape == expected.shape == () and abs(found - expected) < 1e-5
 
 
 def test_a_constant_that_stays_says_why(oracle):

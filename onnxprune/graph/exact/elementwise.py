@@ -83,7 +83,7 @@ def one_operand(step: Step) -> Known | None:
 
 
 def cast(x: Known, to: ir.DataType) -> Known | None:
-    """Halves stay as wide as they are computed; what an integer can't hold isn't known."""
+    """What an integer can't hold isn't known, nor what a half would round: the proof computes with wider numbers."""
     if to == ir.DataType.STRING or x.value.dtype.kind not in "iubf":
         return None
     target = np.dtype(WIDENED.get(to, to.numpy()))
@@ -93,6 +93,9 @@ def cast(x: Known, to: ir.DataType) -> Known | None:
     if target.kind in "iu" and x.value.dtype.kind == "f":
         limits = np.iinfo(target)
         is_known = is_known & (x.value > limits.min) & (x.value < limits.max)
+    if to in WIDENED and x.value.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            is_known = is_known & (x.value.astype(to.numpy()).astype(x.value.dtype) == x.value)
     with np.errstate(all="ignore"):
         return pair(np.where(is_known, x.value, 1).astype(target), is_known)
 
@@ -178,8 +181,15 @@ def _zero_times_any(operands: list[Known]) -> Known:
 
 
 def _zero_first(operands: list[Known]) -> Known:
-    """0 divided by anything, and 0 times any slope; values are assumed finite."""
+    """0 times any slope; values are assumed finite."""
     return pair(np.where(operands[0].is_zero, 0, 1).astype(operands[0].value.dtype), operands[0].is_zero)
+
+
+def _zero_above(operands: list[Known]) -> Known:
+    """0 divided by anything but 0; values are assumed finite."""
+    above, below = operands
+    zero = above.is_zero & ~below.is_zero
+    return pair(np.where(zero, np.zeros((), above.value.dtype), 1), zero)
 
 
 def _power(operands: list[Known]) -> Known:
@@ -206,7 +216,7 @@ def _where(operands: list[Known]) -> Known:
 
 EXCEPTIONS: dict[str, Callable[[list[Known]], Known]] = {
     "And": _one_that_decides(False),
-    "Div": _zero_first,
+    "Div": _zero_above,
     "Mul": _zero_times_any,
     "Or": _one_that_decides(True),
     "PRelu": _zero_first,

@@ -235,7 +235,7 @@ def _replace(graph: ir.Graph, node: ir.Node, index: int, array: np.ndarray, *, n
 
 def new_initializer(graph: ir.Graph, wanted: str, array: np.ndarray, dtype: ir.DataType) -> ir.Value:
     name = free_name(wanted, graph)
-    tensor = ir.tensor(np.ascontiguousarray(array), dtype=dtype, name=name)
+    tensor = ir.tensor(np.asarray(array, order="C"), dtype=dtype, name=name)
     value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(array.shape), const_value=tensor)
     graph.register_initializer(value)
     return value

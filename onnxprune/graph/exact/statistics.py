@@ -14,7 +14,9 @@ def _column(found: Known | None, rank: int) -> Known | None:
 @knows("BatchNormalization")
 def batch_normalization(step: Step) -> Known | list[Known | None] | None:
     """Scale 0 leaves the shift; a known value is scaled and shifted by the recorded mean and variance."""
-    if step.attr("training_mode", 0) or any(len(step.shape(i)) != 1 for i in range(1, 5)):
+    if step.attr("training_mode", 0) or (step.version < 14 and len(step.node.outputs) > 1):  # it trains
+        return None
+    if any(len(step.shape(i)) != 1 for i in range(1, 5)):
         return None
     columns = [_column(step.known(i), step.rank) for i in range(1, 5)]
     if any(c is None or not c.is_all_known for c in columns):

@@ -81,8 +81,6 @@ def mean_over_all(change: Change) -> Mended | None:
     if change.is_moment:
         return None
     before, after = change.before[0], change.after[0]
-    if change.attr("noop_with_empty_axes", 0) and len(change.node.inputs) < 2 and change.attr("axes") is None:
-        return None
     axes = _mean_axes(change, len(before))
     changed = [a for a in axes if before[a] != after[a]]
     factor = float(np.prod([after[a] / before[a] for a in changed]))
@@ -93,7 +91,9 @@ def _mean_axes(change: Change, rank: int) -> tuple[int, ...]:
     given = change.attr("axes")
     if given is None and change.value(1) is not None:
         given = change.value(1).tolist()
-    return tuple(range(rank)) if not given else tuple(a % rank for a in given)
+    if not given:
+        return () if change.attr("noop_with_empty_axes", 0) else tuple(range(rank))
+    return tuple(a % rank for a in given)
 
 
 def _axes(op: Op, rank: int) -> tuple[int, ...] | None:

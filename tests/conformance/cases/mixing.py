@@ -28,6 +28,8 @@ CASES = (
     Case("a sum over channels", "3", "a = Conv(x, w0, b0) b = ReduceSum(a, ax) y = Conv(b, w9, b9)", "w0[8,3,1,1] b0[8] w9[5,1,1,1] b9[5]", ZERO, {"w0": 3, "b0": 1}, "0 adds nothing", "pins every reduction",
          constants="int64[1] ax = {1}"),
     Case("a mean over channels", "3", "a = Conv(x, w0, b0) b = ReduceMean<axes=[1]>(a) y = Conv(b, w9, b9)", "w0[8,3,1,1] b0[8] w9[5,1,1,1] b9[5]", ZERO, {"w0": 3, "b0": 1}, "the mean over 7, times 7/8", "forgets the 7/8"),
+    Case("a mean over no axes", "3", "a = Conv(x, w0, b0) b = ReduceMean<noop_with_empty_axes=1>(a, ax) y = Conv(b, w9, b9)", PLAIN, ZERO, ONE, "without axes it gives back what it gets", "scales what is left by 7/8",
+         constants="int64[0] ax = {}", opset=18),
     Case("a largest over channels", "3", "a = Conv(x, w0, b0) b = ReduceMax<axes=[1]>(a) y = Conv(b, w9, b9)", "w0[8,3,1,1] b0[8] w9[5,1,1,1] b9[5]", ZERO, {}, "0 is the largest where all others are negative", "takes 0 for harmless"),
     Case("a position on the axis", "3 14", "a = Conv(x, w0, b0) i = ArgMax<axis=1>(a) y = Cast<to=1>(i)", "w0[8,3,1,1] b0[8]", ZERO, {}, "positions behind it would shift", "renumbers classes"),
     Case("root mean square norm", "3", "a0 = MatMul(x, w0) a = Add(a0, b0) n = RMSNormalization(a, s) m = MatMul(n, w9) y = Add(m, b9)", "w0[8,12] b0[12] s[12] w9[12,5] b9[5]",

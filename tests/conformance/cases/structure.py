@@ -39,6 +39,9 @@ CASES = (
     Case("transposed convolution", "groups", "a = Conv(x, w0, b0) b = Relu(a) y = ConvTranspose<strides=[2,2]>(b, w9, b9)", "w0[8,3,1,1] b0[8] w9[8,5,3,3] b9[5]", ZERO, {"w0": 3, "b0": 1, "w9": 45}, "rows of the kernel are its inputs", "slices axis 1"),
     Case("a constant into a transposed convolution", "7", "a = Conv(x, w0, b0) b = Relu(a) y = ConvTranspose<strides=[2,2]>(b, w9, b9)", "w0[8,3,1,1] b0[8] w9[8,5,3,3] b9[5]", "w0[2] = 0; b0[2] = 1", {}, "how many taps meet depends on the position", "folds the kernel's sum"),
     Case("a transposed convolution's output", "groups", "a = ConvTranspose<strides=[2,2]>(x, w0, b0) b = Relu(a) y = Conv(b, w9, b9)", "w0[3,8,2,2] b0[8] w9[5,8,1,1] b9[5]", "w0[:,2] = 0; b0[2] = 0.5", {"w0": 12, "b0": 1, "w9": 5}, "columns of the kernel are its outputs; the bias folds", "slices axis 0"),
+    Case("a group, and half of a pair that shares an output with it", "4 groups", "a = Conv(x, w1, b1) b = Conv<group=2>(a, w8) c = Concat<axis=1>(a, b) d = Conv(c, w11) e = Concat<axis=1>(c, d) f = Conv<group=2>(e, w15) y = Conv(f, w9, b9)",
+         "w1[4,3,1,1] b1[4] w8[4,2,1,1] w11[4,8,1,1] w15[4,6,1,1] w9[5,4,1,1] b9[5]", "w1[2:4] = 0; b1[2:4] = 0; w8[0] = 0", {"w1": 6, "b1": 2, "w8": 4, "w11": 16, "w15": 8},
+         "each group of w15 loses two inputs with a group of w8; b[0] is dead too, but only one of the groups reads it", "leaves groups of unequal width"),
     # the public interface
     Case("an output of the graph", "8", "y = Conv(x, w0, b0)", "w0[8,3,1,1] b0[8]", ZERO, {}, "callers see eight channels", "hands back seven"),
     Case("two outputs, one dead channel in both", "8 two outputs", through("Relu(a)"), PLAIN, ZERO, {}, "b is an output itself: eight channels", "shrinks b", outputs="float[N,P,Q,R] y, float[N,S,T,U] b"),

@@ -73,9 +73,13 @@ CASES = (
     Case("live through an integer", "14", "a = Conv(x, w0, b0) k = Mul(a, ten) i = Cast<to=6>(k) j = Mul(i, none) b = Cast<to=1>(j) c = Add(a, b) y = Conv(c, w9, b9)", PLAIN, "b9[0] = 0", {},
          "b is 0 everywhere, a is not: nothing but the sum may go, and no parameter with it", "takes c for known",
          constants="float ten = {10}, int32 none = {0}"),
+    Case("zero by zero", "14", "a = Conv(x, w0, b0) c = Div(a, a) n = IsNaN(c) b = Cast<to=1>(n) d = Add(a, b) y = Conv(d, w9, b9)", PLAIN, ZERO, {},
+         "0 by 0 is no number, and whether it is one is asked", "takes 0 by anything for 0"),
     # subnormals
     Case("float32 subnormals", "15", through("Relu(a)"), PLAIN, "w0[2] = 1e-39; b0[2] = 0", ONE,
          "below 2^-126 counts as 0: the channel is at most 1e-38", "keeps a filter that makes convolutions 100 times slower"),
+    Case("float32 subnormals that are no weights", "15", "a = Conv(x, w0, b0) r = Reshape(m, k) s = Sign(r) b = Mul(a, s) y = Conv(b, w9, b9)", PLAIN + " m[8]", ZERO + "; m = 1e-40", ONE | {"m": 1},
+         "the sign of 1e-40 is 1: only the dead channel goes", "flushes m, and everything behind it is 0", constants="int64[4] k = {1,8,1,1}"),
     Case("float16 subnormals", "15", through("Relu(a)"), "float16 w0[8,3,1,1] float16 b0[8] float16 w9[5,8,1,1] float16 b9[5]",
          "w0[2] = 3e-5; b0[2] = 0; w9[:,2] = 30000", {}, "3e-5 times 30000 is 0.9: a subnormal of float16 is a number like any other",
          "flushes below 6e-5", inputs="float16[N,3,8,8] x", outputs="float16[N,P,Q,R] y"),

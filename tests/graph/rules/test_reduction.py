@@ -12,6 +12,7 @@ CASES = [
     image("global pools", "c = GlobalMaxPool(a) d = GlobalLpPool(a) b = Add(c, d)", 8),
     image("global pools of opset 22", "c = GlobalMaxPool(a) d = GlobalAveragePool(a) b = Add(c, d)", 8, opset=22),
     image("reductions over positions", "c = ReduceMean(a, ax) d = ReduceSum(a, ax) e = ReduceMax(a, ax) f = ReduceMin(a, ax) g = ReduceL1(a, ax) h = ReduceL2(a, ax) i = ReduceSumSquare(a, ax) j = ReduceLogSumExp(a, ax) b = Sum(c, d, e, f, g, h, i, j)", 8, constants={"ax": np.array([2, -1])}),
+    image("means over no axes", "c = ReduceMean<noop_with_empty_axes=1>(a, none) d = ReduceMean<noop_with_empty_axes=1>(a) b = Add(c, d)", 8, constants={"none": np.array([], np.int64)}),
     image("reductions of positives", "p = Sigmoid(a) c = ReduceProd(p, ax) d = ReduceLogSum(p, ax) b = Add(c, d)", 8, constants={"ax": np.array([2, 3])}),
     Case("reduce to rows", "a = Conv(x, w0) b = ReduceMean<keepdims=0>(a, ax) y = MatMul(b, w9)", 8, {"w0": (8, 3, 1, 1), "w9": (8, 5)}, constants={"ax": np.array([2, 3])}, outputs="float[a,b] y"),
     Case("reduce, axes as attribute", "a = Conv(x, w0) b = ReduceMean<keepdims=0, axes=[2,3]>(a) y = MatMul(b, w9)", 8, {"w0": (8, 3, 1, 1), "w9": (8, 5)}, outputs="float[a,b] y", opset=11),
