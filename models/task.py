@@ -57,7 +57,7 @@ def split_by_class(
         for part, chunk in zip(parts, np.split(members[::-1], [n_test, n_test + n_validation])[::-1], strict=True):
             part.append(chunk)
     rank = np.argsort(order)  # restores the shuffled order within each part
-    chosen = [np.array(sorted(np.concatenate(part), key=rank.__getitem__)) for part in parts]
+    chosen = [np.array(sorted(np.concatenate(part), key=rank.__getitem__), np.int64) for part in parts]
     train, held_back, held_out = (Split(images[index], labels[index]) for index in chosen)
     return train, held_back, held_out
 

@@ -153,7 +153,7 @@ BAD_INPUT = {
     "report on nothing": (["report", "none", "-o", "r.html"], 2, "none"),
     "report on a folder that is no run": (["report", "empty"], 2, "holds no validation.json"),
     "report to nowhere in particular": (["report", "file"], 2, "with -o"),
-    "an unknown built-in recipe": (["recipe", "digit"], 2, "choose one of digits, digits-quick"),
+    "an unknown built-in recipe": (["recipe", "digit"], 2, "choose one of cifar-classic, digits, digits-quick"),
     "a recipe to print, unsaid which": (["recipe"], 2, "--list or --template"),
     "two recipes to print": (["recipe", "--list", "--template"], 2, "Say what to print"),
     "compress a missing recipe": (["compress", "none.yaml", "-o", "run"], 2, "'none.yaml' can't be read"),
@@ -413,7 +413,7 @@ def test_package_and_verify(run, net, tmp_path):
 
 
 def test_recipes_are_printed_as_they_are(run):
-    assert run("recipe", "--list").out.split() == ["digits", "digits-quick"]
+    assert run("recipe", "--list").out.split() == ["cifar-classic", "digits", "digits-quick", "keywords", "languages"]
     assert "module: my_project.net:build" in run("recipe", "--template").out
     assert "name: digits\n" in run("recipe", "digits").out
 
