@@ -20,7 +20,7 @@ def shape_after(mask: np.ndarray, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that remains. `mask` broadcasts to `shape`; raises ValueError where no box remains."""
     axes = [a for a, size in enumerate(mask.shape) if size > 1]
     sizes = list(shape)
-    for axis, size in zip(axes, _box(mask.squeeze()), strict=True):
+    for axis, size in zip(axes, box_sizes(mask.squeeze()), strict=True):
         sizes[axis] = size
     return tuple(sizes)
 
@@ -39,7 +39,7 @@ def take(array: np.ndarray, mask: np.ndarray) -> np.ndarray:
         return array
     rest = [a for a in range(array.ndim) if a not in axes]
     front = array.transpose(axes + rest)
-    sizes = _box(squeezed)
+    sizes = box_sizes(squeezed)
     chosen = front[squeezed].reshape(sizes + tuple(array.shape[a] for a in rest))
     return np.ascontiguousarray(chosen.transpose(np.argsort(axes + rest)))
 
@@ -47,13 +47,13 @@ def take(array: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def is_box(mask: np.ndarray) -> bool:
     """Whether rows that keep nothing can go, and the others keep the same box."""
     try:
-        _box(mask)
+        box_sizes(mask)
     except ValueError:
         return False
     return True
 
 
-def _box(mask: np.ndarray) -> tuple[int, ...]:
+def box_sizes(mask: np.ndarray) -> tuple[int, ...]:
     """Sizes of what `mask` keeps: rows that keep nothing go, the others keep the same box."""
     if mask.ndim == 0:
         return ()
@@ -64,8 +64,8 @@ def _box(mask: np.ndarray) -> tuple[int, ...]:
     alive = np.flatnonzero(counts)
     if not len(alive):
         return (0,) * mask.ndim
-    inner = _box(mask[alive[0]])
+    inner = box_sizes(mask[alive[0]])
     for row in alive[1:]:
-        if counts[row] != counts[alive[0]] or (mask.ndim > 2 and _box(mask[row]) != inner):
+        if counts[row] != counts[alive[0]] or (mask.ndim > 2 and box_sizes(mask[row]) != inner):
             raise ValueError(f"row {row} keeps {counts[row]} places where row {alive[0]} keeps {counts[alive[0]]}")
     return (len(alive), *inner)

@@ -10,10 +10,11 @@ table, the places that a shuffle takes from every group.
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations, permutations
 
 import numpy as np
 
-from onnxprune.graph.compact import is_box
+from onnxprune.graph.compact import box_sizes, is_box
 from onnxprune.graph.labels import Facet, compress, distinct_rows, spans
 
 #: A place of a grid that a coarser view leaves out of account.
@@ -54,6 +55,64 @@ def collect(facets: Iterable[Facet], rows: Iterable[np.ndarray], channel: np.nda
     for members in rows:
         _add(seen, channel[members])
     return list(seen.values())
+
+
+@dataclass(frozen=True, eq=False)
+class Crossing:
+    """Two grids of the same channels, of which one is the other transposed: what is left has to be so too.
+
+    Rows that each keep the same number, at places of their own, are fine in one of them alone.
+    """
+
+    one: Grid
+    other: Grid
+    order: tuple[int, ...]
+
+    @property
+    def channels(self) -> np.ndarray:
+        return self.one.channels
+
+    def stays_regular(self, deleted: np.ndarray) -> bool:
+        """Whether `deleted[channel]` leaves boxes, the one as large as the other."""
+        if not (self.one.stays_regular(deleted) and self.other.stays_regular(deleted)):
+            return False
+        sizes = box_sizes(~deleted[self.one.channels])
+        return tuple(sizes[axis] for axis in self.order) == box_sizes(~deleted[self.other.channels])
+
+
+def crossings(grids: Sequence[Grid]) -> list[Crossing]:
+    """The pairs of grids that a Transpose leads from one to the other."""
+    alike: dict[bytes, list[Grid]] = defaultdict(list)
+    for grid in grids:
+        names = np.unique(grid.channels)
+        if names.size == grid.channels.size:
+            alike[names.tobytes()].append(grid)
+    found = []
+    for same in alike.values():
+        for one, other in combinations(same, 2):
+            order = _order_between(one.channels, other.channels)
+            if order is not None:
+                found.append(Crossing(one, other, order))
+    return found
+
+
+def _order_between(one: np.ndarray, other: np.ndarray) -> tuple[int, ...] | None:
+    """How the axes of one array of distinct channels lie in the other; rows and places may be in any order."""
+    if one.ndim != other.ndim:
+        return None
+    place = np.empty((one.ndim, one.max() + 1), np.int64)
+    place[:, one.ravel()] = np.indices(one.shape).reshape(one.ndim, -1)
+    for order in list(permutations(range(one.ndim)))[1:]:
+        fits = tuple(one.shape[axis] for axis in order) == other.shape
+        if fits and all(_is_constant_across(place[axis][other], at) for at, axis in enumerate(order)):
+            return order
+    return None
+
+
+def _is_constant_across(array: np.ndarray, axis: int) -> bool:
+    """Whether it changes along `axis` alone."""
+    line = array[tuple(slice(None) if a == axis else slice(1) for a in range(array.ndim))]
+    return bool((array == line).all())
 
 
 def _add(seen: dict[tuple, Grid], channels: np.ndarray) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from onnxprune.graph.grids import Grid
+from onnxprune.graph.grids import Grid, crossings
 from onnxprune.graph.weighing import Sets
 
 #: How many sets are looked at together, for the sake of memory.
@@ -35,7 +35,7 @@ class Legality:
         self._axis_sizes = np.array([len(axis) for axis in axes], np.int64)
         self._axes_of = _holders(axes, count)
         self._flat = [grid for grid in grids if grid.channels.ndim == 2]
-        self._deep = [grid for grid in grids if grid.channels.ndim > 2]
+        self._deep = [*(grid for grid in grids if grid.channels.ndim > 2), *crossings(grids)]
         of_grid = np.array([grid.channels.shape for grid in self._flat], np.int64).reshape(-1, 2)
         self._height, self._width = of_grid[:, 0], of_grid[:, 1]
         self._grid_of_row = np.repeat(np.arange(len(self._flat)), self._height)

@@ -82,7 +82,18 @@ def _shapes_after(channels: Channels, deleted: np.ndarray):
                     after[value] = shape_after(mask, after[value])
                 except ValueError as error:
                     raise AssertionError(f"Units leave '{value.name}' ragged: {error}.") from error
+    for node in channels.model.ir.graph:
+        if node.op_type == "Transpose" and not node.domain and node.outputs[0] in masks and node.inputs[0] in after:
+            _check_turned(node, after)
     return masks, after
+
+
+def _check_turned(node: ir.Node, after) -> None:
+    """Rows that keep places of their own can't be turned: whoever offers such units is wrong."""
+    before = after[node.inputs[0]]
+    order = node.attributes["perm"].as_ints() if "perm" in node.attributes else range(len(before))[::-1]
+    if tuple(before[axis] for axis in order) != tuple(after[node.outputs[0]]):
+        raise AssertionError(f"Units leave rows that Transpose '{node.name}' can't turn.")
 
 
 def _reshape_value(value: ir.Value, channels: Channels, before: ir.Value, shape: tuple[int, ...]) -> None:

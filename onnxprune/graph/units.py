@@ -125,6 +125,10 @@ class Channels:
         return grids.collect(facets, (members for _, members in self.trace.ledger.rows), self.channel)
 
     @cached_property
+    def _crossings(self) -> list[grids.Crossing]:
+        return grids.crossings(self._grids)
+
+    @cached_property
     def _legality(self) -> Legality:
         links = [(self.channel[names], self.channel[members]) for names, members in self.trace.ledger.rows]
         return Legality(self._grids, links, self.axes, self.count)
@@ -412,7 +416,7 @@ class Channels:
 
     def ragged(self, deleted: np.ndarray) -> bool:
         """Whether the deletion would leave rows of different lengths. Units that share no channel never do."""
-        return not all(grid.stays_regular(deleted) for grid in self._grids)
+        return not all(grid.stays_regular(deleted) for grid in [*self._grids, *self._crossings])
 
     def _index(self, unit: Unit | int) -> int:
         if isinstance(unit, Unit):

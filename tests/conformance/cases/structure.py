@@ -42,6 +42,9 @@ CASES = (
     Case("a group, and half of a pair that shares an output with it", "4 groups", "a = Conv(x, w1, b1) b = Conv<group=2>(a, w8) c = Concat<axis=1>(a, b) d = Conv(c, w11) e = Concat<axis=1>(c, d) f = Conv<group=2>(e, w15) y = Conv(f, w9, b9)",
          "w1[4,3,1,1] b1[4] w8[4,2,1,1] w11[4,8,1,1] w15[4,6,1,1] w9[5,4,1,1] b9[5]", "w1[2:4] = 0; b1[2:4] = 0; w8[0] = 0", {"w1": 6, "b1": 2, "w8": 4, "w11": 16, "w15": 8},
          "each group of w15 loses two inputs with a group of w8; b[0] is dead too, but only one of the groups reads it", "leaves groups of unequal width"),
+    Case("a dead group that a shuffle spreads", "4 groups", "a = Conv(x, w1) b = Conv<group=2, pads=[1,1,1,1]>(a, w3) s, t = Split<axis=1>(b, parts) u = Concat<axis=1>(t, s) g = Reshape(u, grid) h = Transpose<perm=[0,2,1,3,4]>(g) v = Reshape(h, row) y = Conv(v, w9, b9)",
+         "w1[2,3,1,1] w3[8,1,3,3] w9[5,8,1,1] b9[5]", "w1[1] = 0", {}, "of the grid of 2 rows one loses its last two places and the other its first two: turned, those that stay would be in another order", "takes two of each row and reads them in the wrong order",
+         constants="int64[2] parts = {2,6}, int64[5] grid = {-1,2,4,8,8}, int64[4] row = {-1,8,8,8}"),
     # the public interface
     Case("an output of the graph", "8", "y = Conv(x, w0, b0)", "w0[8,3,1,1] b0[8]", ZERO, {}, "callers see eight channels", "hands back seven"),
     Case("two outputs, one dead channel in both", "8 two outputs", through("Relu(a)"), PLAIN, ZERO, {}, "b is an output itself: eight channels", "shrinks b", outputs="float[N,P,Q,R] y, float[N,S,T,U] b"),
