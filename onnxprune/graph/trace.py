@@ -13,7 +13,7 @@ from onnxprune.graph.contradictions import contradicts, fits_together
 from onnxprune.graph.labels import Ledger, facet, spans
 from onnxprune.graph.model import Model
 from onnxprune.graph.moments import moments
-from onnxprune.graph.rules import RULES, SHAPE_INPUTS, Op, Tensor
+from onnxprune.graph.rules import RULES, SHAPE_INPUTS, TYPE_INPUTS, Op, Tensor
 from onnxprune.graph.rules.layout import WIDEST
 from onnxprune.graph.rules.registry import ADAPTS, REASONS, RESHAPES, WEIGHT_LABELS, Facets
 
@@ -203,7 +203,8 @@ class _Walk:
     def _pin_ignored(self, op: Op, result: list[Facets], mentioned: list[np.ndarray]) -> None:
         """An operand whose labels a rule neither ties nor passes on was not understood: it stays."""
         passed = {id(found) for facets in result for found in facets}
-        unsure = [f for t in op.inputs if t is not None for f in t.facets if id(f) not in passed]
+        read = [t for i, t in enumerate(op.inputs) if i not in TYPE_INPUTS.get((op.node.domain, op.node.op_type), ())]
+        unsure = [f for t in read if t is not None for f in t.facets if id(f) not in passed]
         if not unsure:
             return
         if len(self.flows) < self.ledger.count:

@@ -92,10 +92,13 @@ def with_deletion(where: str, **changes) -> dict:
         (with_deletion("deletions", backend_error=1.0), "backend: error 1.0e+00"),
         (with_deletion("deletions", backend_failure="ModelError: no"), "backend: ModelError: no"),
         (with_deletion("torch_deletions", error=2e-5), "module: channel: error 2.0e-05"),
+        (with_deletion("torch_deletions", error=2e-5, rounding=9e-6), "module: channel: error 2.0e-05"),
+        (with_deletion("torch_deletions", error=2e-4, rounding=float("inf")), "module: channel: error 2.0e-04"),
         (with_deletion("torch_deletions", failure="Fail: it"), "module: channel: Fail: it"),
     ],
 )
 def test_whatever_is_wrong_is_a_problem(result, said):
     assert table.problems(FINE) == []
+    assert table.problems(with_deletion("torch_deletions", error=2e-5, rounding=1.1e-5)) == []
     (problem,) = table.problems(result)
     assert said in problem

@@ -98,7 +98,7 @@ def same(op: Op) -> Facets:
     return _through(op, op.inputs[0].facets)
 
 
-@rule("", "CastLike")
+@rule("", "CastLike", type_inputs=(1,))
 def cast_like(op: Op) -> Facets:
     """Each element by itself: the labels of the first operand go on; of the second only the type is read."""
     return op.inputs[0].facets

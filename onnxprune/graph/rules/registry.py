@@ -230,8 +230,8 @@ RULES: dict[tuple[str, str], Rule] = {}
 MENDS: dict[tuple[str, str], Mend] = {}
 #: Inputs that hold a shape, not data: shape arithmetic may flow into them. {(domain, operator): input indices}
 SHAPE_INPUTS: dict[tuple[str, str], tuple[int, ...]] = {}
-
-
+#: Inputs of which only the type is read. {(domain, operator): input indices}
+TYPE_INPUTS: dict[tuple[str, str], tuple[int, ...]] = {}
 #: Operators that may be told a shape by sizes of the very tensor they shape: what shrinks, shrinks in both.
 ADAPTS: set[tuple[str, str]] = set()
 #: Operators whose mend makes any shape right that they are told, whatever sizes it was computed from.
@@ -248,6 +248,7 @@ def rule(
     domain: str,
     *operators: str,
     shape_inputs: tuple[int, ...] = (),
+    type_inputs: tuple[int, ...] = (),
     adapts: bool = False,
     reshapes: bool = False,
     exactness: str = "exact",
@@ -256,7 +257,8 @@ def rule(
 
     The function takes an `Op` and returns the facets of its only output, a list with those of each output, or None
     where no output axis may shrink. `shape_inputs` are the inputs that hold sizes or positions rather than data;
-    `adapts` says that those may follow the first operand's own size, `reshapes` that the operator's mend corrects them.
+    `type_inputs` are those of which only the type is read. `adapts` says that shapes may follow the first operand's own
+    size, `reshapes` that the operator's mend corrects them.
     `exactness` is "restated" where deletion changes the statistics that the operator takes.
     """
 
@@ -266,6 +268,8 @@ def rule(
             EXACTNESS[domain, operator] = exactness
             if shape_inputs:
                 SHAPE_INPUTS[domain, operator] = shape_inputs
+            if type_inputs:
+                TYPE_INPUTS[domain, operator] = type_inputs
             if adapts:
                 ADAPTS.add((domain, operator))
             if reshapes:
