@@ -20,6 +20,9 @@ def shape_after(mask: np.ndarray, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that remains. `mask` broadcasts to `shape`; raises ValueError where no box remains."""
     axes = [a for a, size in enumerate(mask.shape) if size > 1]
     sizes = list(shape)
+    if len(axes) == 1:
+        sizes[axes[0]] = int(np.count_nonzero(mask))
+        return tuple(sizes)
     for axis, size in zip(axes, box_sizes(mask.squeeze()), strict=True):
         sizes[axis] = size
     return tuple(sizes)
@@ -30,6 +33,8 @@ def take(array: np.ndarray, mask: np.ndarray) -> np.ndarray:
     axes = [a for a, size in enumerate(mask.shape) if size > 1]
     if not axes:
         return array
+    if len(axes) == 1:
+        return array.take(np.flatnonzero(mask), axes[0])
     lines = [kept_along(mask, a, array.shape[a]) for a in axes]
     squeezed = mask.squeeze()
     if squeezed.sum() == np.prod([line.sum() for line in lines]):

@@ -127,7 +127,9 @@ def _mend(model: Model, channels: Channels, copy: ir.Model, twin, masks, after) 
     trace = channels.trace
     values: dict[ir.Value, np.ndarray] = {}
     if any((node.domain, node.op_type) in MENDS for node in model.ir.graph):
-        values = shapes.evaluate(copy, {twin[v]: shape for v, shape in after.items() if v in twin})
+        constants = {twin[v]: a for v, a in trace.values.items() if v.is_initializer() and v not in masks}
+        sizes = {twin[v]: shape for v, shape in after.items() if v in twin}
+        values = shapes.evaluate(copy, sizes, known=constants)
     mender = Mender(copy.graph, values)
     resized = {v for v, array in trace.values.items() if not np.array_equal(values.get(twin[v]), array)}
     for node, other in zip(model.ir.graph, list(copy.graph), strict=True):

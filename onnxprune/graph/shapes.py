@@ -76,8 +76,8 @@ class Prober:
     def __init__(self, model: ir.Model):
         self.model = model
         self.names = symbols(model)
-        self.constants = constants(model)
         self._skeleton = _Skeleton(model)
+        self.constants = constants(model, self._skeleton.stored)
         self._made = [value for node in model.graph for value in node.outputs]
         self._scales = SCALES if self.names else SCALES[:1]
         self._needs_values = False
@@ -237,17 +237,20 @@ def _tell(graph: onnx.GraphProto, told: Mapping[ir.Value, np.ndarray]) -> None:
     graph.node.extend([*constants, *computed])
 
 
-def constants(model: ir.Model) -> dict[ir.Value, np.ndarray]:
-    """Values of small whole-number initializers, and of all that hold one number."""
+def constants(
+    model: ir.Model, shape_of: Mapping[ir.Value, tuple[int, ...]] | None = None
+) -> dict[ir.Value, np.ndarray]:
+    """Values of small whole-number initializers, and of all that hold one number; shapes, if known, spare asking."""
     values: dict[ir.Value, np.ndarray] = {}
     for value in model.graph.initializers.values():
         tensor = value.const_value
         if tensor is None:
             continue
-        size = tensor.size
-        is_whole = not tensor.dtype.is_floating_point() and tensor.dtype != ir.DataType.STRING
-        if size == 1 or (is_whole and size <= MAX_SHAPE_ELEMENTS):
-            values[value] = tensor.numpy()
+        size = tensor.size if shape_of is None else math.prod(shape_of[value])
+        if size <= MAX_SHAPE_ELEMENTS:
+            is_whole = not tensor.dtype.is_floating_point() and tensor.dtype != ir.DataType.STRING
+            if is_whole or size == 1:
+                values[value] = tensor.numpy()
     return values
 
 

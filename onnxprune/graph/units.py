@@ -232,11 +232,9 @@ class Channels:
 
     def dropped(self, units: Iterable[Unit | int]) -> list[residual.Block]:
         """The residual blocks among `units`."""
-        first = len(self.units)
-        chosen = {index for index in map(self._index, units) if index >= first}
-        if not chosen:
-            return []
-        return [block for unit, block in zip(self.blocks, self._residual, strict=True) if unit.index in chosen]
+        indices = self._indices(units)
+        chosen = np.unique(indices[indices >= len(self.units)]) - len(self.units)
+        return [self._residual[number] for number in chosen.tolist()]
 
     def emptied(self, deleted: np.ndarray) -> tuple[str, int] | None:
         """(tensor, axis) that the deletion would leave without elements."""
@@ -397,7 +395,7 @@ class Channels:
 
         Raises EmptyAxisError, naming the tensor and axis; RaggedError where units that overlap don't go together.
         """
-        indices = np.array([self._index(unit) for unit in units], np.int64)
+        indices = self._indices(units)
         deleted = np.zeros(self.count, bool)
         members = self.units.sets.chosen(np.unique(indices[indices < len(self.units)])).flat
         deleted[members] = True
@@ -418,21 +416,29 @@ class Channels:
         """Whether the deletion would leave rows of different lengths. Units that share no channel never do."""
         return not all(grid.stays_regular(deleted) for grid in [*self._grids, *self._crossings])
 
+    def _indices(self, units: Iterable[Unit | int]) -> np.ndarray:
+        """Units as indices. Raises InputError for one that isn't of these channels."""
+        given = units if isinstance(units, np.ndarray) else list(units)
+        found = np.array([self._index(unit) for unit in given] if Unit in {*map(type, given)} else given)
+        if not found.size:
+            return np.empty(0, np.int64)
+        if found.dtype.kind not in "iu" or found.ndim != 1:
+            raise InputError(f"{units!r} are no units. Give units, or their indices.")
+        known = len(self.units)
+        if found.min() < 0 or found.max() >= known:  # blocks are looked for only where somebody asks for them
+            count = known + len(self.blocks)
+            for unit in found[(found < 0) | (found >= count)].tolist():
+                raise InputError(f"There is no unit {unit}: this model has units 0 to {count - 1}.")
+        return found
+
     def _index(self, unit: Unit | int) -> int:
-        if isinstance(unit, Unit):
-            known = self.blocks if unit.kind == BLOCK else self.units
-            index = unit.index - (len(self.units) if unit.kind == BLOCK else 0)
-            if 0 <= index < len(known) and known[index] == unit:
-                return unit.index
-            raise InputError(f"{unit} belongs to other channels. Take the units of those that you pass.")
-        if type(unit) is not int and not isinstance(unit, int | np.integer):
-            raise InputError(f"{unit!r} is no unit. Give units, or their indices.")
-        if 0 <= unit < len(self.units):
+        if not isinstance(unit, Unit):
             return unit
-        count = len(self.units) + len(self.blocks)
-        if not 0 <= unit < count:
-            raise InputError(f"There is no unit {unit}: this model has units 0 to {count - 1}.")
-        return unit
+        known = self.blocks if unit.kind == BLOCK else self.units
+        index = unit.index - (len(self.units) if unit.kind == BLOCK else 0)
+        if 0 <= index < len(known) and known[index] == unit:
+            return unit.index
+        raise InputError(f"{unit} belongs to other channels. Take the units of those that you pass.")
 
     def keep_mask(self, value: ir.Value, deleted: np.ndarray) -> np.ndarray:
         """Which elements of a tensor stay: bool, broadcastable to its shape, of size 1 where no facet speaks."""
