@@ -162,6 +162,7 @@ class _Check:
         if depth > self.limits.depth:
             problem = f"lies {depth} subgraphs deep, more than the limit of {self.limits.depth}"
             raise ModelError(f"{place} {problem}. {raise_limit('depth')}")
+        _text([graph.name], "A graph", self.where)
         if graph.sparse_initializer:
             name = graph.sparse_initializer[0].values.name
             raise ModelError(

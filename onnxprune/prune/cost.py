@@ -7,7 +7,8 @@ import onnx_ir as ir
 from onnx.shape_inference import InferenceError
 
 from onnxprune.graph import shapes
-from onnxprune.graph.model import Model, to_bytes
+from onnxprune.graph.model import Model
+from onnxprune.graph.writing import pieces
 
 #: A dynamic axis that isn't the batch has no size of its own; it is counted at the first of these that fits.
 DYNAMIC_SIZES = (64, 224, 256, 512)
@@ -39,7 +40,7 @@ def count(model: Model) -> Cost:
     )
     shape_of = sample_shapes(model)
     macs = sum(node_macs(node, shape_of) for node in graph)
-    return Cost(params, macs, len(to_bytes(model)), graph.num_nodes())
+    return Cost(params, macs, sum(map(len, pieces(model.ir))), graph.num_nodes())
 
 
 def sample_shapes(model: Model) -> dict[ir.Value, tuple[int, ...]]:

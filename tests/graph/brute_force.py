@@ -19,12 +19,12 @@ SUMS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def bounds(model: Model, batch: int = 1, size: int = 8) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """{value: its smallest and its largest element-wise value} for inputs between -3 and 3."""
+    """{value: its smallest and its largest element-wise value} for inputs as large as WIDE."""
     proto = to_proto(model)
     found = {}
     for value in model.ir.graph.inputs:
         shape = [d if isinstance(d, int) else (batch if a == 0 else size) for a, d in enumerate(value.shape)]
-        found[value.name] = np.full(shape, -3, np.float32), np.full(shape, 3, np.float32)
+        found[value.name] = np.full(shape, -WIDE, np.float32), np.full(shape, WIDE, np.float32)
     for name, value in model.ir.graph.initializers.items():
         found[name] = (value.const_value.numpy(),) * 2
     for node in proto.graph.node:

@@ -121,6 +121,10 @@ REFUSED = {
         lambda m: m.ParseFromString(m.SerializeToString().replace(b"Relu", b"Re\xffu")),
         "no text|not an ONNX file",
     ),
+    "a graph's name that is no text": (
+        lambda m: m.ParseFromString(m.SerializeToString().replace(b"\x12\x01g", b"\x12\x01\xff")),
+        "A graph of .* no text|not an ONNX file",
+    ),
     "a stride of 0": (
         attribute(strides=[0, 1]),
         r"'strides' of Conv 'a' .* is \[0, 1\], where each must be at least 1",

@@ -68,18 +68,45 @@ NARY: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
+#: Operators that jump: what they make of a number that is rounded a little otherwise may be quite another one.
+JUMPS = frozenset("Ceil Floor Round Shrink Sign ThresholdedRelu".split())
+COMPARISONS = frozenset("Equal Greater GreaterOrEqual Less LessOrEqual Mod".split())
+#: So much of a number may differ between what is computed here and by a runtime.
+NUDGE = 1e-5
+#: Below that a sum that cancels may be 0, or have the other sign.
+CANCELS = 1e-6
+
+
 @knows(*elementwise.UNARY)
 def one_operand(step: Step) -> Known | None:
-    """A value that is known gives one that is known."""
+    """A value that is known gives one that is known, unless it lies where the operator jumps."""
     x = step.known(0)
     function = UNARY.get(step.operator)
     if step.operator == "Cast":
         return cast(x, ir.DataType(step.attr("to")))
-    with np.errstate(all="ignore"):
-        result = function(x.value, step) if function else _reference(step, [x.value])
+
+    def compute(array: np.ndarray) -> np.ndarray | None:
+        with np.errstate(all="ignore"):
+            result = function(array, step) if function else _reference(step, [array])
+        return None if result is None else np.asarray(result, x.value.dtype if function else None)
+
+    result = compute(x.value)
     if result is None:
         return None
-    return pair(np.asarray(result, x.value.dtype if function else None), x.is_known)
+    is_known = x.is_known
+    if step.operator in JUMPS:
+        is_known = is_known & _steady(x.value, compute)
+    return pair(result, is_known)
+
+
+def _steady(x: np.ndarray, compute: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Where a function doesn't jump close by."""
+    if x.dtype.kind != "f":
+        return np.ones(x.shape, bool)
+    tiny = (x != 0) & (np.abs(x) < CANCELS)
+    others = [x * x.dtype.type(1 + NUDGE), x * x.dtype.type(1 - NUDGE), np.where(tiny, 0, x), np.where(tiny, -x, x)]
+    result = compute(x).astype(np.float64)
+    return np.logical_and.reduce([np.isclose(compute(o), result, rtol=1e-3, atol=CANCELS) for o in others])
 
 
 def cast(x: Known, to: ir.DataType) -> Known | None:
@@ -97,7 +124,10 @@ def cast(x: Known, to: ir.DataType) -> Known | None:
         with np.errstate(over="ignore"):
             is_known = is_known & (x.value.astype(to.numpy()).astype(x.value.dtype) == x.value)
     with np.errstate(all="ignore"):
-        return pair(np.where(is_known, x.value, 1).astype(target), is_known)
+        value = np.where(is_known, x.value, 1)
+        if target.kind in "iub" and value.dtype.kind == "f":
+            is_known = is_known & _steady(value, lambda a: a.astype(target))
+        return pair(value.astype(target), is_known)
 
 
 @knows("CastLike")
@@ -132,11 +162,21 @@ def several_operands(step: Step) -> Known | None:
     result = _compute(step, given, operands)
     if result is None:
         return decided
+    if step.operator in COMPARISONS and operands[0].value.dtype.kind == "f":
+        known_all = known_all & _settled(step, given, operands, result)
     found = pair(np.asarray(result), known_all)
     if decided is None:
         return found
     value = np.where(decided.is_known, decided.value.astype(found.value.dtype), found.value)
     return pair(value, decided.is_known | found.is_known)
+
+
+def _settled(step: Step, given: list[int], operands: list[Known], result: np.ndarray) -> np.ndarray:
+    """Where two numbers don't lie so close that rounding decides between them; 0 and 0 are the same."""
+    first, second = operands
+    nudge = (NUDGE * np.maximum(np.abs(first.value), np.abs(second.value))).astype(first.value.dtype)
+    others = [_compute(step, given, [Known(first.value + by, first.is_known), second]) for by in (nudge, -nudge)]
+    return np.logical_and.reduce([np.isclose(other, result, rtol=1e-3, atol=CANCELS) for other in others])
 
 
 def _compute(step: Step, given: list[int], operands: list[Known]) -> np.ndarray | None:
@@ -249,7 +289,8 @@ def quantization(step: Step) -> Known | None:
     limits = np.iinfo(to)
     with np.errstate(all="ignore"):
         levels = np.rint(x / scale) + zero_point.astype(np.int64)
-    return pair(np.clip(levels, limits.min, limits.max).astype(to), is_known & np.isfinite(levels))
+        is_known = is_known & np.isfinite(levels) & _steady(x / scale, np.rint)
+    return pair(np.clip(levels, limits.min, limits.max).astype(to), is_known)
 
 
 @knows("ConstantOfShape")

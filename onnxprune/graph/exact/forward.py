@@ -8,6 +8,7 @@ finite.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import numpy as np
 import onnx_ir as ir
@@ -17,6 +18,7 @@ from onnxprune.graph.contradictions import fits_together
 from onnxprune.graph.exact import elementwise, movement, statistics
 from onnxprune.graph.exact.known import Known, pair
 from onnxprune.graph.exact.products import CONVOLUTIONS, OPERATORS, Products, products
+from onnxprune.graph.exact.ranges import Range, cut_off, ranges_behind
 from onnxprune.graph.exact.step import FORWARD, Step, dtype_of, holds_weights, knows
 from onnxprune.graph.fold import evaluate_node
 from onnxprune.graph.trace import Trace
@@ -38,6 +40,7 @@ class Facts:
 def forward(trace: Trace) -> Facts:
     """What is known of every tensor of the traced graph."""
     known: dict[ir.Value, Known] = {}
+    ranges: dict[ir.Value, Range] = {}
     laid: dict[ir.Node, Products] = {}
     graph = trace.model.ir.graph
     for value in graph.initializers.values():
@@ -51,23 +54,40 @@ def forward(trace: Trace) -> Facts:
         if any(value is not None and value not in trace.shape_of for value in node.inputs):
             continue
         step = Step(trace, node, [None if v is None else known.get(v) for v in node.inputs])
+        results: list[Known | None] = []
         with fits_together(node):
             if node.op_type in OPERATORS:
                 laid[node] = products(step)
                 results = [contraction(laid[node])]
             else:
-                rule = FORWARD.get(node.op_type)
-                if rule is None or (not any(step.inputs) and node.op_type != "ConstantOfShape"):
-                    continue
-                arrays = [k.value for k in step.inputs if k is not None]
-                if len(arrays) == len(node.inputs) and not is_bounded(node, arrays):
-                    continue
-                found = rule(step)
-                results = found if isinstance(found, list) else [found]
+                results = _results(step)
+            between = ranges_behind(step, ranges, results)
+            results = [_with(a, cut_off(step, b)) for a, b in zip_longest(results, between)]
+            ranges.update((out, b) for out, b in zip(node.outputs, between, strict=False) if b is not None)
             for out, result in zip(node.outputs, results, strict=False):
                 if result is not None and result.is_known.any() and _is_settled(trace, out, result):
                     known[out] = result
     return Facts(known, laid)
+
+
+def _results(step: Step) -> list[Known | None]:
+    """What the rule of a node's operator knows of its outputs."""
+    rule = FORWARD.get(step.operator)
+    if rule is None or (not any(step.inputs) and step.operator != "ConstantOfShape"):
+        return []
+    arrays = [k.value for k in step.inputs if k is not None]
+    if len(arrays) == len(step.node.inputs) and not is_bounded(step.node, arrays):
+        return []
+    found = rule(step)
+    return found if isinstance(found, list) else [found]
+
+
+def _with(result: Known | None, more: Known | None) -> Known | None:
+    """All that is known from one side or the other."""
+    if result is None or more is None:
+        return more or result
+    value = np.where(result.is_known, result.value, more.value.astype(result.value.dtype))
+    return pair(value, result.is_known | more.is_known)
 
 
 def _is_settled(trace: Trace, value: ir.Value, found: Known) -> bool:

@@ -7,6 +7,10 @@ ONE = {"w0": 3, "b0": 1, "w9": 5}
 TWO = {"w0": 6, "b0": 2, "w9": 10}
 ZERO = "w0[2] = 0; b0[2] = 0"
 
+DEEP = "a = Conv(x, w0, b0) r = Relu(a) c = Conv(r, w1, b1) d = Relu(c) y = Conv(d, w9, b9)"
+DEEPER = "w0[8,3,1,1] b0[8] w1[6,8,1,1] b1[6] w9[5,6,1,1] b9[5]"
+INNER = {"w1": 8, "b1": 1, "w9": 5}
+
 
 def through(operator: str) -> str:
     """A 1x1 convolution, an operator, and a 1x1 convolution that reads it."""
@@ -73,6 +77,17 @@ CASES = (
     Case("live through an integer", "14", "a = Conv(x, w0, b0) k = Mul(a, ten) i = Cast<to=6>(k) j = Mul(i, none) b = Cast<to=1>(j) c = Add(a, b) y = Conv(c, w9, b9)", PLAIN, "b9[0] = 0", {},
          "b is 0 everywhere, a is not: nothing but the sum may go, and no parameter with it", "takes c for known",
          constants="float ten = {10}, int32 none = {0}"),
+    Case("a step that rounding decides", "2 14", "a = Conv(x, w0, b0) t = Tanh(a) b = Floor(t) y = Conv(b, w9, b9)", PLAIN, "w0[2] = 0; b0[2] = 9; w0[5] = 0; b0[5] = 0", ONE,
+         "tanh(9) is 1 or a little less, and its floor 1 or 0, as the runtime has it: it stays; channel 5 is 0", "folds a floor of 0 where ONNX Runtime has 1"),
+    # bounds
+    Case("never above 0", "2", DEEP, DEEPER, "w1[2] = -0.3; b1[2] = -0.1", INNER, "a sum of nothing above 0 is nothing above 0, and 0 behind Relu", "looks for filters of 0 only"),
+    Case("never above 0, beside a border", "2 7", DEEP.replace("Conv(r", "Conv<pads=[1,1,1,1]>(r"), DEEPER.replace("w1[6,8,1,1]", "w1[6,8,3,3]"), "w1[2] = -0.3; b1[2] = -0.1", INNER | {"w1": 72}, "the border adds zeros, which aren't above 0 either", "gives up beside a border"),
+    Case("sometimes above 0", "2", DEEP, DEEPER, "w1[2] = -0.3; w1[2,4] = 0.001; b1[2] = -0.1", {}, "r[4] may be as large as it likes", "drops what is small beside the rest"),
+    Case("above 0 where all inputs are 0", "2", DEEP, DEEPER, "w1[2] = -0.3; b1[2] = 0.1", {}, "0.1 is left where all inputs are 0", "forgets the bias"),
+    Case("never above 0 behind a leak", "2", DEEP.replace("r = Relu", "r = LeakyRelu"), DEEPER, "w1[2] = -0.3; b1[2] = -0.1", {}, "a leak of -1 times -0.3 is above 0", "takes LeakyRelu for Relu"),
+    Case("never above 0, bounded inputs", "2", DEEP.replace("r = Relu(a)", "r = Clip(a, nought, six)"), DEEPER, "w1[2] = 0.1; b1[2] = -5", INNER, "eight inputs of 6 at most give 4.8, less 5", "knows no bound", constants="float nought = {0}, float six = {6}"),
+    Case("at times above 0, bounded inputs", "2", DEEP.replace("r = Relu(a)", "r = Clip(a, nought, six)"), DEEPER, "w1[2] = 0.1; b1[2] = -4.7", {}, "4.8 less 4.7 is above 0", "takes means for bounds", constants="float nought = {0}, float six = {6}"),
+    Case("bounded by a sigmoid and a product", "2", DEEP.replace("r = Relu(a)", "q = Sigmoid(a) p = Tanh(a) r = Mul(q, p)"), DEEPER, "w1[2] = 0.2; b1[2] = -1.7", INNER, "eight numbers between -1 and 1 times 0.2 are 1.6 at most", "knows no bound"),
     Case("zero by zero", "14", "a = Conv(x, w0, b0) c = Div(a, a) n = IsNaN(c) b = Cast<to=1>(n) d = Add(a, b) y = Conv(d, w9, b9)", PLAIN, ZERO, {},
          "0 by 0 is no number, and whether it is one is asked", "takes 0 by anything for 0"),
     # subnormals
