@@ -23,6 +23,7 @@ from onnxprune.deploy.report import write_report
 from onnxprune.errors import RefusedError
 from onnxprune.graph.model import load
 from onnxprune.progress import Progress, as_one
+from onnxprune.prune.plan import fits
 from onnxprune.recipe import UNIT_KINDS, Recipe
 from onnxprune.runfolder import RunFolder, open_run
 from onnxprune.runtime.data import resolve
@@ -31,6 +32,9 @@ from onnxprune.runtime.results import Gate, Validation
 from onnxprune.runtime.validation import validate
 from onnxprune.taskdata import TaskData, load_task
 from onnxprune.workbench import Workbench, check_names
+
+#: Costs that a validation counts in both files.
+COUNTED = ("macs", "params")
 
 
 @dataclass(frozen=True)
@@ -133,8 +137,12 @@ def _budget_gates(recipe: Recipe, run: RunFolder, validation: Validation) -> Ite
         elif name in UNIT_KINDS:
             widths = [w for w in json.loads(run.history.read_text("utf-8"))["widths"] if w["kind"] == name]
             before, after = (sum(w[key] for w in widths) for key in ("before", "after"))
-        else:
+        elif name in COUNTED:
             before, after = getattr(validation.reference, name), getattr(validation.candidate, name)
+        else:  # a pattern over layers, each of which has its limit: the one that kept most counts
+            widths = json.loads(run.history.read_text("utf-8"))["widths"]
+            rows = [(w["before"], w["after"]) for w in widths if fits(w["group"], name)]
+            before, after = max(rows, key=lambda row: row[1] / row[0])
         reached = after <= (limit * before if limit <= 1 else limit)
         yield Gate(
             f"budget, {name}",

@@ -193,6 +193,7 @@ class Weights(_Section):
     threshold: WeightThreshold | None = None
     clip: tuple[float, float] | None = None
     criterion: Literal[WEIGHT_CRITERIA] = "magnitude"
+    only: tuple[str, ...] = ()
 
 
 class Parameters(_Section):
@@ -235,6 +236,29 @@ def _plural(kind: str) -> str:
     return kind.replace(" ", "_").replace("-", "_") + "s"
 
 
+class Template(_Section):
+    """What is done to all layers whose names are like `match`: one of width, replace, drop and pattern.
+
+    `width` leaves that part of each one's units; `replace` puts two layers of a low rank, or a depthwise and a 1x1
+    convolution, in its place; `drop` takes out blocks; `pattern` is for single weights, n:m, or a block with a share.
+    """
+
+    match: Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+    width: Annotated[float, Field(gt=0, lt=1)] | None = None
+    replace: Literal["low rank", "depthwise"] | None = None
+    energy: Annotated[float, Field(gt=0, le=1)] = 0.95
+    data_aware: bool = True
+    drop: Literal["every second block"] | None = None
+    pattern: Annotated[str, Field(pattern=r"^\d+(:|x)\d+$")] | None = None
+    share: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_thing(self) -> "Template":
+        if sum(value is not None for value in (self.width, self.replace, self.drop, self.pattern)) != 1:
+            raise ValueError("give one of width, replace, drop and pattern")
+        return self
+
+
 class Finetuning(Training):
     """Training while and after pruning: the steps are spread between two fractions of the epochs, or so far apart."""
 
@@ -272,6 +296,7 @@ class Recipe(_Section):
 
     budget: Budget | None = None
     prune: Prune | None = None
+    templates: dict[str, Template] = {}
     weights: Weights | None = None
     criterion: Annotated[str, BeforeValidator(_check_criterion)] = "taylor"
     ranking: Literal[RANKINGS] = "global"
@@ -300,14 +325,18 @@ class Recipe(_Section):
 
     @model_validator(mode="after")
     def _something_is_to_go(self) -> "Recipe":
+        rules = [self.weights, self.prune and self.prune.weights]
+        rules += [template for template in self.templates.values() if template.pattern]
+        if sum(rule is not None for rule in rules) > 1:
+            raise ValueError(
+                "say what single weights go in one place: under weights, as connections and parameters, or a template"
+            )
         if self.prune is None:
-            if self.budget is None:
+            if self.budget is None and not self.templates:
                 raise ValueError("give a budget, what may be left, or under prune the share of each kind that goes")
             return self
-        if not self.limits and self.prune.weights is None:
+        if not self.limits and not self.templates and self.prune.weights is None:
             raise ValueError("prune names nothing that goes: give channels, neurons, heads, connections or parameters")
-        if self.weights is not None and self.prune.weights is not None:
-            raise ValueError("say what single weights go either under weights, or as connections and parameters")
         twice = sorted(self.budget.units.keys() & self.prune.units.keys()) if self.budget else []
         if twice:
             raise ValueError(f"the rate of {twice[0]} is given twice, under budget.units and under prune")
@@ -340,12 +369,16 @@ class Recipe(_Section):
 
     @property
     def limits(self) -> dict[str, float]:
-        """{cost or kind of unit: what may be left}, of budget and prune together."""
-        return {**(self.budget.limits if self.budget else {}), **(self.prune.units if self.prune else {})}
+        """{cost, kind of unit or pattern over layers: what may be left}, of budget, prune and templates together."""
+        widths = {p: t.width for t in self.templates.values() if t.width is not None for p in t.match}
+        return {**(self.budget.limits if self.budget else {}), **(self.prune.units if self.prune else {}), **widths}
 
     @property
     def single_weights(self) -> Weights | None:
         """The rule for single weights, wherever it is given."""
+        patterned = [t for t in self.templates.values() if t.pattern is not None]
+        if patterned:
+            return Weights(pattern=patterned[0].pattern, share=patterned[0].share, only=patterned[0].match)
         return self.weights or (self.prune and self.prune.weights)
 
     @property

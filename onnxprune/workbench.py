@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from onnxprune.prune.weights import SingleWeights
     from onnxprune.training.history import History
     from onnxprune.training.pruner import Pruner
+    from onnxprune.training.restructure import Replacement
 
 #: Pruning sees the training data in another order than dense training did.
 PRUNING_SEED = 1000
@@ -79,7 +80,9 @@ class Workbench:
         weights = self.weights()
         once = {"criterion": "magnitude", "schedule": "one-shot", "retention": None}
         once["weights"] = weights and dataclasses.replace(weights, criterion="magnitude")
-        self.pruner(copy.deepcopy(self.module), **once).prune(1.0)
+        module = copy.deepcopy(self.module)
+        self.restructure(module)
+        self.pruner(module, **once).prune(1.0)
         tell(self.progress, 1, 1, what)
 
     def pruner(self, module: Any, **how: Any) -> "Pruner":
@@ -97,7 +100,7 @@ class Workbench:
         return Pruner(
             module,
             self.example,
-            budget=recipe.limits,
+            budget=recipe.limits or ({} if recipe.single_weights else {"macs": 1.0}),
             pruning_steps=recipe.steps,
             adjust=recipe.adjust,
             keep=recipe.keep,
@@ -149,10 +152,26 @@ class Workbench:
         options: dict[str, Any] = {}
         if teaching:
             options = {"teacher": copy.deepcopy(self.module), "distillation": Distillation(**teaching.model_dump())}
+        self.replaced = self.restructure(self.module)
         pruner = self.pruner(self.module)
         options |= {"pruner": pruner, "control": self.control()}
         seed = recipe.seed + PRUNING_SEED
         return pruner, self.train("prune", recipe.finetune, seed, "pruning and fine-tuning", **options)
+
+    def restructure(self, module: Any) -> "list[Replacement]":
+        """What templates replace and drop, before anything is pruned."""
+        from onnxprune.training import restructure
+
+        replaced: list[Replacement] = []
+        for template in self.recipe.templates.values():
+            if template.replace == "low rank":
+                data = self.calibration if template.data_aware else None
+                replaced += restructure.low_rank(module, template.match, energy=template.energy, calibration=data)
+            elif template.replace == "depthwise":
+                replaced += restructure.depthwise(module, template.match)
+            elif template.drop:
+                replaced += restructure.drop_every_second(module, template.match, self.example)
+        return replaced
 
     def control(self) -> "Control | None":
         """What judges pruning steps, where the schedule isn't planned."""
@@ -197,6 +216,7 @@ class Workbench:
             record["validation_metric"] *= self.sign
         for record in told["steps"]:
             record["metric"] *= self.sign
+        told["replaced"] = [dataclasses.asdict(replacement) for replacement in self.replaced]
         told["result"] = {
             "baseline": self.sign * last.baseline,
             "metric": self.sign * last.best_metric,

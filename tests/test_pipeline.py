@@ -166,12 +166,14 @@ def test_steps_that_follow_the_metric_single_weights_and_readers_mended(tiny_pro
         calibration=64,
         budget={"params": 0.8, "units": {"channel": 0.8}},
         weights={"share": 0.5, "criterion": "taylor"},
-        finetune={"epochs": 4, "batch": 256, "prune_every": 1, "distillation": None},
+        finetune={"epochs": 8, "batch": 256, "prune_every": 1, "prune_end": 0.9, "distillation": None},
         gates={},
     )
     assert ("budget, channel", "passed") in [(gate.name, gate.verdict) for gate in run.validation.gates]
     history = json.loads((run.path / "history.json").read_text())
-    assert [step["target"] for step in history["steps"]] == [0.5, 1.0]
+    told = [(step["rate"], step["target"]) for step in history["steps"]]
+    rates = ("cost", "channel", "connections")
+    assert told == [(rate, target) for target in (0.5, 1.0) for rate in rates], "each rate has steps of its own"
     assert all("less 90.0%" in step["reason"] for step in history["steps"])
     assert run.validation.candidate.params <= 0.8 * run.validation.reference.params
     left = []
@@ -180,6 +182,30 @@ def test_steps_that_follow_the_metric_single_weights_and_readers_mended(tiny_pro
         left.append(sum(np.count_nonzero(v.const_value.numpy()) for v in initializers if len(v.shape) > 1))
     # A kernel that lost all of its weights may have gone whole.
     assert left[1] <= 0.5 * 0.81 * left[0]
+
+
+def test_templates_and_rates_by_kind_in_one_run(tiny_project):
+    run = pipeline.compress(
+        tiny_project / "recipe.yaml",
+        tiny_project / "run",
+        budget=None,
+        prune={"channels": 0.25, "parameters": {"below": 1e-3}},
+        templates={
+            "thin": {"match": "conv2", "replace": "low rank", "energy": 0.7},
+            "narrow": {"match": "conv1", "width": 0.5},
+        },
+        finetune={"epochs": 3, "batch": 256, "distillation": None},
+        criterion="magnitude",
+        round_to=1,
+        gates={},
+    )
+    verdicts = {gate.name: gate.verdict for gate in run.validation.gates}
+    assert verdicts["budget, channel"] == verdicts["budget, conv1"] == "passed"
+    history = json.loads((run.path / "history.json").read_text())
+    (replaced,) = history["replaced"]
+    assert replaced["name"] == "conv2" and replaced["after"] < replaced["before"]
+    (first, *_) = history["widths"]
+    assert (first["group"], first["before"]) == ("conv1.weight", 16) and first["after"] <= 8
 
 
 def test_both_backends_remove_the_same(finished):

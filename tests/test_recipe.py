@@ -32,7 +32,11 @@ WRONG = {
     ),
     "single weights that are given twice": (
         {"weights": {"share": 0.5}, "prune": {"connections": 0.5}},
-        "either under weights, or as connections",
+        "say what single weights go in one place",
+    ),
+    "a template of two things": (
+        {"templates": {"thin": {"match": "a", "width": 0.5, "pattern": "2:4"}}},
+        "give one of width, replace, drop and pattern",
     ),
     "no steps": ({"steps": 0}, "'steps' is 0"),
     "steps that are a yes": ({"steps": True}, "'steps' is True"),
@@ -90,6 +94,19 @@ def test_rates_by_kind_are_limits_and_a_rule_for_single_weights():
     assert (rule.share, rule.threshold.value, rule.clip) == (0.3, 1e-3, (-10, 10))
     both = recipes.load({**LEAST, "prune": {"heads": 0.5}})
     assert both.limits == {**LEAST["budget"], "head": 0.5} and both.single_weights is None
+
+
+def test_templates_say_one_thing_of_layers_by_name():
+    templates = {
+        "narrow": {"match": "layer1.*", "width": 0.5},
+        "thin": {"match": ["layer2.*", "head"], "replace": "low rank", "energy": 0.9},
+        "short": {"match": "blocks.*", "drop": "every second block"},
+        "half empty": {"match": "tail", "pattern": "2:4"},
+    }
+    recipe = recipes.load({"module": "a:b", "data": "a:c", "templates": templates})
+    assert recipe.limits == {"layer1.*": 0.5}
+    assert (recipe.single_weights.pattern, recipe.single_weights.only) == ("2:4", ("tail",))
+    assert recipe.templates["thin"].match == ("layer2.*", "head")
 
 
 def test_a_budget_or_rates_must_be_given():

@@ -1,13 +1,13 @@
 """Plans for kinds of units that overlap: heads, and the dimensions of the heads that stay, in one run."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from onnxprune.errors import RecipeError
-from onnxprune.graph.units import Channels
+from onnxprune.graph.units import KINDS, Channels
 from onnxprune.prune.plan import COSTS, Planner
 
 #: {kind: kinds whose units hold some of it}: planned after them where a budget names both.
@@ -22,8 +22,10 @@ class Planners:
     `how` is what `Planner` takes.
     """
 
-    def __init__(self, channels: Channels, names: Iterable[str], **how: Any):
-        kinds = set(names) - set(COSTS)
+    def __init__(self, channels: Channels, names: Sequence[str], **how: Any):
+        widths = [name for name in names if name not in COSTS and name not in KINDS]
+        kinds = set(names) - set(COSTS) - set(widths)
+        how["widths"] = widths
         self.inner = next((kind for kind, outer in WITHIN.items() if kind in kinds and kinds & set(outer)), None)
         self.main = Planner(channels, prefer=kinds - {self.inner}, **how)
         self.second = Planner(channels, prefer={self.inner}, **how) if self.inner else None
@@ -72,5 +74,5 @@ class Planners:
 
 
 def rate_of(name: str) -> str:
-    """Costs go down together, each kind of unit by itself."""
-    return COST if name in COSTS else name
+    """Costs and widths of layers go down together, each kind of unit by itself."""
+    return name if name in KINDS else COST

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
+from fnmatch import fnmatch, fnmatchcase
 from functools import cached_property
 
 import numpy as np
@@ -85,6 +85,8 @@ class Planner:
     `ranking` says which units are compared: "global" chooses the widths by all saliencies at once; "layer" takes the
     same share of every layer, "isomorphic" of every set of layers that are built alike, the least salient units first.
     Of units that overlap, such as heads and head dimensions, those whose kind is in `prefer` are planned.
+    `widths` are patterns over the names of groups, which are those of their first weights; each group that fits has a
+    limit of its own wherever a budget names the pattern.
     """
 
     def __init__(
@@ -97,8 +99,10 @@ class Planner:
         restated: bool = True,
         ranking: str = "global",
         prefer: Iterable[str] = (),
+        widths: Iterable[str] = (),
     ):
         self.channels = channels
+        self.width_patterns = tuple(widths)
         self.prefer = frozenset(prefer)
         self.ranking = rankings.check(ranking)
         self.round_to = round_to
@@ -170,6 +174,8 @@ class Planner:
                 terms["macs"][key] += elements * uses.get(name, 0.0)
         for number, group in enumerate(self.groups):
             terms.setdefault(group.kind, defaultdict(float))[number,] += len(group.units)
+            if any(fits(group.name, pattern) for pattern in self.width_patterns):
+                terms[width_of(group.name)] = {(number,): float(len(group.units))}
         return {name: dict(found) for name, found in terms.items()}
 
     def _blocks(self, facets, shape: tuple[int, ...]) -> dict[tuple[int, ...], float]:
@@ -238,11 +244,17 @@ class Planner:
             for cost, amount in worth.items():
                 whole[cost] += amount
                 left[cost] += amount * kept
+        widths = {name: self._left_of(name, deleted) for name in self._terms if name.startswith(width_of(""))}
         kinds: dict[str, list[bool]] = defaultdict(list)
         for unit in self.channels.units:
             kinds[unit.kind].append(not deleted[list(unit.channels)].all())
         found = {cost: left[cost] / max(whole[cost], 1e-12) for cost in COSTS}
-        return {**found, **{kind: float(np.mean(stay)) for kind, stay in kinds.items()}}
+        return {**found, **{kind: float(np.mean(stay)) for kind, stay in kinds.items()}, **widths}
+
+    def _left_of(self, width: str, deleted: np.ndarray) -> float:
+        ((number,),) = self._terms[width]
+        units = [self.channels.units[u] for u in self.groups[number].units]
+        return float(np.mean([not deleted[list(unit.channels)].all() for unit in units]))
 
     def fractions(self, budget: Mapping[str, float]) -> dict[str, float]:
         """A budget with every figure as a fraction; figures above 1 are absolute.
@@ -251,6 +263,9 @@ class Planner:
         """
         found = {}
         for name, value in budget.items():
+            if name in self.width_patterns:
+                found |= self._width_limits(name, value)
+                continue
             if name not in self._terms or not 0 < value < np.inf:
                 kinds = ", ".join(f"{kind}" for kind in self._terms if kind not in COSTS)
                 raise RecipeError(
@@ -261,6 +276,17 @@ class Planner:
         if not found:
             raise RecipeError("The budget is empty. Give macs, params or bytes, as a fraction or a figure.")
         return found
+
+    def _width_limits(self, pattern: str, share: float) -> dict[str, float]:
+        """{the width of each group that fits: what may be left of it}."""
+        names = [group.name for group in self.groups if fits(group.name, pattern)]
+        if not names or not 0 < share <= 1:
+            layers = ", ".join(group.name for group in self.groups) or "none"
+            raise RecipeError(
+                f"Of layers named like '{pattern}' {share!r} can't be left. Give a fraction, and a pattern over "
+                f"what can get narrower: {layers}."
+            )
+        return {width_of(name): share for name in names}
 
     def plan(
         self,
@@ -445,6 +471,16 @@ class Planner:
                 f"No widths within the budget were found ({result.message}). Ask for a larger budget."
             )
         return [widths[g][int(np.argmax(result.x[start[g] : start[g + 1]]))] for g in range(len(widths))]
+
+
+def fits(name: str, pattern: str) -> bool:
+    """Whether the name of a weight, or of a module that holds it, is like a pattern."""
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
+
+
+def width_of(name: str) -> str:
+    """What a budget calls the width of one group."""
+    return f"width of {name}"
 
 
 def _worth(ranked: np.ndarray, widths: Sequence[int]) -> np.ndarray:

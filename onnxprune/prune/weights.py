@@ -27,6 +27,7 @@ class SingleWeights:
     threshold   weights whose score isn't above it go, see `onnxprune.prune.thresholds`
     clip        (low, high): weights are held between these
     criterion   a criterion that scores single weights
+    only        patterns over the names of parameters, or of modules that hold them; all others stay whole
 
     A share grows with the schedule; patterns and thresholds come with the last step, when the units are settled.
     Raises RecipeError for values that don't fit.
@@ -37,6 +38,7 @@ class SingleWeights:
     threshold: Threshold | None = None
     clip: tuple[float, float] | None = None
     criterion: str = "magnitude"
+    only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.share is not None and not 0 < self.share < 1:

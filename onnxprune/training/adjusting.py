@@ -93,7 +93,7 @@ class Adjuster:
             self._fit(name, part, weight * before, after)
 
     def _fit(self, name: str, part: nn.Module, weight: np.ndarray, after: np.ndarray) -> None:
-        rows = _patches(part, self._read[name].float())
+        rows = patches(part, self._read[name].float())
         if rows is None:
             return
         if len(rows) > MOST_ROWS:
@@ -129,7 +129,7 @@ def reestimate(module: nn.Module, inputs: Sequence[Any]) -> None:
             part.training = training
 
 
-def _patches(part: nn.Module, x: torch.Tensor) -> torch.Tensor | None:
+def patches(part: nn.Module, x: torch.Tensor) -> torch.Tensor | None:
     """[rows, I * K]: what each position of a layer's output is computed from; None for layers of another sort."""
     if isinstance(part, nn.Linear):
         return x.movedim(1, -1).reshape(-1, x.shape[1]) if x.ndim > 2 else x

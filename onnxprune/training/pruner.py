@@ -32,7 +32,7 @@ from onnxprune.graph.units import Channels, trace
 from onnxprune.prune import criteria
 from onnxprune.prune import schedule as schedules
 from onnxprune.prune.kinds import Planners, rate_of
-from onnxprune.prune.plan import Plan, Width
+from onnxprune.prune.plan import Plan, Width, fits
 from onnxprune.prune.weights import SingleWeights
 from onnxprune.runtime.equivalence import Equivalence, compare_outputs, random_feeds, require
 from onnxprune.training import adjusting
@@ -58,8 +58,9 @@ class Pruner:
     ----------
     module: the network; trained in place by the caller.
     example_inputs: tensors [N, ...], as the network takes them.
-    budget: {"macs" | "params" | "bytes": what may be left}, or a kind of unit such as "channel" or "head"; up to 1 a
-        fraction of the dense network, above a figure. Single weights don't count; with `weights` it may be empty.
+    budget: {"macs" | "params" | "bytes": what may be left}, or a kind of unit such as "channel" or "head", or a pattern
+        over layers, each of which is to have so much of its width left; up to 1 a fraction of the dense network, above
+        a figure. Single weights don't count; with `weights` it may be empty.
     weights: single weights that go besides, see `onnxprune.prune.weights.SingleWeights`; they are chosen among those
         that the units leave.
     criterion: a name of `onnxprune.prune.criteria`, such as "taylor"; a weighted sum of ranks, such as "0.5*taylor +
@@ -149,6 +150,7 @@ class Pruner:
         self._held: dict[str, torch.Tensor] = {}
         self._adjuster = adjusting.Adjuster(adjusting.check(adjust), module, self._parameters, seed)
         self._scorer = Scorer(criterion, module, self._parameters, loss, seed, self.channels)
+        self._rule = weights
         self._weights = weights and WeightPruner(weights, module, self._matrices(), loss, seed)
 
     def __repr__(self) -> str:
@@ -421,13 +423,18 @@ class Pruner:
             self._apply_masks()
 
     def _matrices(self) -> dict[str, nn.Parameter]:
-        """The matrices and kernels that `keep` says nothing about."""
-        return {
+        """The matrices and kernels that `keep` says nothing about, of those that single weights may go of."""
+        only = self._rule.only if self._rule else ()
+        found = {
             name: parameter
             for name, parameter in self._parameters.items()
             if name in self._scorer.layouts
             and not any(fnmatch(name, f"*{pattern}*") for pattern in self._planning["keep"])
+            and (not only or any(fits(name, pattern) for pattern in only))
         }
+        if not found and only:
+            raise RecipeError(f"No matrix or kernel is named like {', '.join(only)}. Name modules or parameters.")
+        return found
 
     def _prune_weights(self, progress: float, part: float) -> None:
         if self._weights is not None:
