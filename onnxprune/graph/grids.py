@@ -45,7 +45,9 @@ def collect(facets: Iterable[Facet], rows: Iterable[np.ndarray], channel: np.nda
     looked_at: set[tuple] = set()
     for facet in facets:
         if sum(size > 1 for size in facet.shape) > 1:
-            labels = facet.reshape([size for size in facet.shape if size > 1])
+            labels = np.asarray(facet).reshape([size for size in facet.shape if size > 1])
+            if labels.ndim == 2 and len(labels) > labels.shape[1]:
+                labels = labels[distinct_rows(labels)[0]]  # windows repeat the same rows by the thousand
             key = (labels.shape, labels.tobytes())
             if key not in looked_at:
                 looked_at.add(key)

@@ -69,6 +69,15 @@ def spread(facet: Facet, shape: tuple[int, ...], axes: tuple[int, ...]) -> Facet
     return np.broadcast_to(facet, target, subok=True)
 
 
+def distinct(labels: np.ndarray, count: int) -> np.ndarray:
+    """The distinct ones of labels below `count`, in rising order."""
+    if labels.size < count:
+        return np.unique(np.asarray(labels))
+    flags = np.zeros(count, bool)
+    flags[labels] = True
+    return np.flatnonzero(flags)
+
+
 def distinct_rows(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(places of the distinct rows of [row, place], in order; which of them each row equals)."""
     weights = np.random.default_rng(0).integers(1, 2**62, labels.shape[1], dtype=np.int64)
@@ -130,7 +139,7 @@ class Ledger:
     restated: list[np.ndarray] = field(default_factory=list)
     summed: list[np.ndarray] = field(default_factory=list)
     kinds: list[tuple[np.ndarray, str]] = field(default_factory=list)
-    stays: set[int] = field(default_factory=lambda: {PINNED})
+    _stays: np.ndarray = field(default_factory=lambda: np.array([True]))  # [label], as long as it was needed
 
     def fresh(self, *shape: int) -> np.ndarray:
         """New labels, one for each element of `shape`."""
@@ -148,12 +157,15 @@ class Ledger:
 
     def pin(self, labels: np.ndarray, reason: str) -> None:
         """These labels stay."""
-        self.pins.append((self.at, labels.ravel(), reason))
-        self.stays.update(labels.ravel().tolist())
+        labels = distinct(labels, self.count)
+        self.pins.append((self.at, labels, reason))
+        if len(self._stays) < self.count:
+            self._stays = np.append(self._stays, np.zeros(2 * self.count - len(self._stays), bool))
+        self._stays[labels] = True
 
     def is_pinned(self, labels: np.ndarray) -> bool:
         """Whether all of these were pinned already, by what is written down so far."""
-        return self.stays.issuperset(labels.ravel().tolist())
+        return bool((labels < len(self._stays)).all() and self._stays[labels].all())
 
     def row(self, names: np.ndarray, members: np.ndarray) -> None:
         """`names[i]` goes exactly when every label of `members[i, :]` goes; what remains stays rectangular."""

@@ -1,14 +1,14 @@
 """What may be deleted: links hold, grids stay rectangular, and no axis is emptied. Asked of many sets at once."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from onnxprune.graph.grids import Grid, crossings
 from onnxprune.graph.weighing import Sets
 
-#: How many sets are looked at together, for the sake of memory.
-_AT_ONCE = 1024
+#: How many sets are looked at together: so many that they take no more than this many bytes for each table.
+_TABLE_BYTES = 2**24
 
 
 class Legality:
@@ -31,7 +31,7 @@ class Legality:
         self.names = np.array([name for name, _ in distinct.values()], np.int64)
         rows = [row for _, row in distinct.values()]
         self._rows = Sets.side_by_side(rows)
-        self._links_of = _holders([np.append(row, name) for name, row in distinct.values()], count)
+        self._rows_with, self._rows_named = _holders(rows, count), _holders(self.names[:, None], count)
         self._axis_sizes = np.array([len(axis) for axis in axes], np.int64)
         self._axes_of = _holders(axes, count)
         self._flat = [grid for grid in grids if grid.channels.ndim == 2]
@@ -48,40 +48,47 @@ class Legality:
         A set is left out where links would have it hold a `pinned[channel]`.
         """
         found: dict[bytes, tuple[int, np.ndarray]] = {}
-        for start in range(0, len(sets), _AT_ONCE):
-            numbers = np.arange(start, min(start + _AT_ONCE, len(sets)))
-            pairs = self._closed(sets.chosen(numbers), pinned)
-            pairs = pairs[~np.isin(pairs // self.count, self._illegal(pairs))]
-            number, channel = np.divmod(pairs, self.count)
-            places = np.flatnonzero(np.r_[True, number[1:] != number[:-1]]) if len(pairs) else []
-            for n, members in zip(number[places].tolist(), np.split(channel, places)[1:], strict=True):
-                found.setdefault(members.tobytes(), (start + n, members))
-        return np.array([number for number, _ in found.values()], np.int64), [m for _, m in found.values()]
+        at_once = max(1, _TABLE_BYTES // max(self.count, 4 * len(self.names)))
+        for start in range(0, len(sets), at_once):
+            numbers = np.arange(start, min(start + at_once, len(sets)))
+            for number, members in self._closed(sets.chosen(numbers), pinned):
+                found.setdefault(members.tobytes(), (start + number, members))
+        distinct = list(found.values())
+        closed = Sets.side_by_side([members for _, members in distinct])
+        fine = np.ones(len(closed), bool)
+        fine[self._illegal(closed)] = False
+        return np.array([number for number, _ in distinct], np.int64)[fine], [closed[n] for n in np.flatnonzero(fine)]
 
-    def _closed(self, sets: Sets, pinned: np.ndarray) -> np.ndarray:
-        """The smallest sets under which every link holds, as sorted numbers `set * count + channel`."""
-        count, links = self.count, len(self.names)
-        pairs = new = np.unique(np.repeat(np.arange(len(sets)), sets.lengths) * count + sets.flat)
+    def _closed(self, sets: Sets, pinned: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """(index, the smallest set under which every link holds) of those sets that hold nothing that is pinned."""
+        links = len(self.names)
+        holds = np.zeros(len(sets) * self.count, bool)
+        seen_at = np.empty(len(holds), np.int32)  # scratch: where a number was met last
+        hits = np.zeros(len(sets) * links, np.int32)  # members of each link's row that each set holds
         may_go = np.ones(len(sets), bool)
-        while len(new):
-            number, channel = np.divmod(new, count)
+        number, channel = np.repeat(np.arange(len(sets)), sets.lengths), sets.flat
+        while len(number):
+            places = number * self.count + channel
+            seen_at[places] = here = np.arange(len(places), dtype=np.int32)
+            is_new = ~holds[places] & (seen_at[places] == here)  # each once
+            holds[places] = True
+            number, channel = number[is_new], channel[is_new]
             may_go[number[pinned[channel]]] = False
-            pairs = pairs[may_go[pairs // count]]
             number, channel = number[may_go[number]], channel[may_go[number]]
-            met = self._links_of.chosen(channel)
-            number, link = np.divmod(np.unique(np.repeat(number, met.lengths) * links + met.flat), max(links, 1))
-            name = number * count + self.names[link]
-            rows = self._rows.chosen(link)
-            members = np.repeat(number, rows.lengths) * count + rows.flat
-            is_there, has_name = _contains(pairs, members), _contains(pairs, name)
-            by_name = members[np.repeat(has_name, rows.lengths) & ~is_there]
-            new = np.unique(np.concatenate([by_name, name[_all(is_there, rows) & ~has_name]]))
-            pairs = np.sort(np.concatenate([pairs, new]))
-        return pairs
+            met = self._rows_with.chosen(channel)
+            of_set, link = np.repeat(number, met.lengths), met.flat
+            np.add.at(hits, of_set * links + link, np.int32(1))
+            whole = hits[of_set * links + link] == self._rows.lengths[link]
+            named = self._rows_named.chosen(channel)
+            rows = self._rows.chosen(named.flat)
+            number = np.concatenate([of_set[whole], np.repeat(np.repeat(number, named.lengths), rows.lengths)])
+            channel = np.concatenate([self.names[link[whole]], rows.flat])
+        for n in np.flatnonzero(may_go).tolist():
+            yield n, np.flatnonzero(holds[n * self.count : (n + 1) * self.count])
 
-    def _illegal(self, pairs: np.ndarray) -> np.ndarray:
+    def _illegal(self, sets: Sets) -> np.ndarray:
         """The numbers of the sets that would empty an axis or leave a grid ragged."""
-        number, channel = np.divmod(pairs, self.count)
+        number, channel = np.repeat(np.arange(len(sets)), sets.lengths), sets.flat
         met = self._axes_of.chosen(channel)
         of_set, axis, hits = _hits(number, met, len(self._axis_sizes))
         empties = of_set[hits == self._axis_sizes[axis]]
@@ -101,7 +108,7 @@ class Legality:
         bad = []
         deleted = np.zeros(self.count, bool)
         for n, g in zip(of_set.tolist(), deep.tolist(), strict=True):
-            members = channel[slice(*np.searchsorted(number, [n, n + 1]))]
+            members = sets[n]
             deleted[members] = True
             if not self._deep[g].stays_regular(deleted):
                 bad.append(n)
@@ -120,15 +127,3 @@ def _hits(number: np.ndarray, met: Sets, count: int) -> tuple[np.ndarray, np.nda
     """(set, what its channels meet, how often), sorted; `met` is what each channel of set `number` meets."""
     keys, hits = np.unique(np.repeat(number, met.lengths) * count + met.flat, return_counts=True)
     return (*np.divmod(keys, max(count, 1)), hits)
-
-
-def _all(flags: np.ndarray, sets: Sets) -> np.ndarray:
-    """Which of the sets, none of them empty, have every flag: `flags` lie side by side as the sets do."""
-    return np.logical_and.reduceat(flags, sets.starts) if len(sets) else np.zeros(0, bool)
-
-
-def _contains(ordered: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Which of `wanted` are in a sorted array."""
-    if not len(ordered):
-        return np.zeros(len(wanted), bool)
-    return ordered[np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)] == wanted

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from onnxprune.errors import EmptyAxisError, InputError, RaggedError
 from onnxprune.graph import explain, grids, residual, weighing
-from onnxprune.graph.labels import PINNED, Facet, spans
+from onnxprune.graph.labels import PINNED, Facet, distinct, spans
 from onnxprune.graph.legality import Legality
 from onnxprune.graph.model import Model, load
 from onnxprune.graph.trace import Trace, walk
@@ -259,10 +259,12 @@ class Channels:
                 if facet.size > 1 and id(facet) not in looked_at:
                     looked_at.add(id(facet))
                     named = self.named(facet)
-                    if (key := named.tobytes()) not in in_order:
-                        in_order.add(key)
-                        named = np.unique(named)
+                    key = named.tobytes() if named.size <= self.count else b""
+                    if key not in in_order:
+                        named = distinct(named, self.count)
                         seen.setdefault(named.tobytes(), (value.name or "", spans(facet)[0], named))
+                    if key:
+                        in_order.add(key)
         return list(seen.values())
 
     def named(self, facet: Facet) -> np.ndarray:
