@@ -21,8 +21,8 @@ ROUND_TO = ("cpu",)
 #: Those of `onnxprune.prune.criteria`, `.schedule` and `.ranking`, which need NumPy; a test holds them to be the same.
 CRITERIA = (
     *("activation", "apoz", "batchnorm", "connection", "error_rate", "fisher", "fpgm", "gradient", "hessian", "lamp"),
-    *("magnitude", "magnitude_l2", "neuron", "normalized", "obd", "parameter", "random", "random_magnitude"),
-    *("sensitivity", "structure", "taylor"),
+    *("lasso", "magnitude", "magnitude_l2", "neuron", "normalized", "obd", "omp", "parameter", "random"),
+    *("random_magnitude", "sensitivity", "structure", "taylor"),
 )
 UNIT_KINDS = ("conv group", "key-value group", "head", "head dimension", "channel", "neuron", "embedding")
 WEIGHT_CRITERIA = (

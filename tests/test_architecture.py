@@ -159,7 +159,7 @@ def test_the_wheel_has_every_folder(project):
 
 
 def test_every_third_party_import_is_declared(project):
-    """Core imports need a core dependency; training may use the extra `train`, the models also `demo`."""
+    """Core imports need a core dependency; training and criteria may use `train`, the models also `demo`."""
 
     def names(requirements):
         return {re.split(r"[^A-Za-z0-9._-]", text)[0].lower().replace("_", "-") for text in requirements}
@@ -171,7 +171,7 @@ def test_every_third_party_import_is_declared(project):
         allowed = set(core)
         if path.is_relative_to(MODELS):
             allowed |= extras["train"] | extras["demo"]
-        elif part_of(path) == "training":
+        elif part_of(path) in ("training", "prune"):
             allowed |= extras["train"]
         elif part_of(path) == "runtime":
             allowed |= extras["metrics"] | extras["huggingface"]

@@ -7,6 +7,7 @@ A criterion is a function of a few lines whose parameters name what it reads:
     contribution   of each channel, over one batch: the sum of w dL/dw over its weights; of a single weight, w dL/dw
     curvature   the diagonal of the loss's Hessian there, over one batch
     activation  what a layer reads, a[N,C,*S] (C is the last axis for a linear layer and is moved here), over one batch
+    gram        [I,I], inner products of what a layer's inputs give to its outputs one by one, over all batches
     scale       a BatchNorm's weight
     magnitude, squares, sizes   of each unit: the sum of |w|, the sum of w^2, the number of its weights
     incoming, outgoing   of each channel: the sum of its producers' and of its readers' squared weights
@@ -19,11 +20,12 @@ nothing. Scores of weights are summed over a unit's weights; a unit that a crite
 
 import inspect
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -33,7 +35,7 @@ from onnxprune.errors import InputError, RecipeError
 Scope = Literal["weights", "outputs", "inputs", "channels", "units"]
 #: What has to be gathered while training, and what takes a pass of its own over some batches.
 WHILE_TRAINING = frozenset({"gradient", "contribution"})
-IN_A_PASS = frozenset({"curvature", "activation", "wrong", "curve"})
+IN_A_PASS = frozenset({"curvature", "activation", "gram", "wrong", "curve"})
 _KNOWN = (
     WHILE_TRAINING
     | IN_A_PASS
@@ -222,6 +224,73 @@ def apoz(activation: np.ndarray) -> np.ndarray:
 
 def _all_but_channels(activation: np.ndarray) -> tuple[int, ...]:
     return tuple(axis for axis in range(activation.ndim) if axis != 1)
+
+
+# ---- compressed sensing ----------------------------------------------------------------------------------------------
+
+
+@_criterion("inputs")
+def omp(gram: np.ndarray) -> np.ndarray:
+    """What each input adds to what those before it explain of a layer's outputs, as a share of their energy.
+
+    The order is that of orthogonal matching pursuit, whose coefficients are fitted anew with every input: one that the
+    others can stand for adds nothing. Pati et al. 1993; for pruning, Luo et al. 2017, "ThiNet", arXiv:1707.06342.
+    """
+    used, unit, correlation, energy = _normalised(gram)
+    scores = np.zeros(len(gram))
+    if not len(used):
+        return scores
+    with warnings.catch_warnings():
+        # It ends early, and says so, where the rest adds nothing.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        path = _linear_model().orthogonal_mp_gram(unit, correlation, n_nonzero_coefs=len(used), return_path=True)
+    path = np.asarray(path).reshape(len(used), -1)
+    left = energy
+    seen = np.zeros(len(used), bool)
+    for step in path.T:
+        after = energy - 2 * step @ correlation + step @ unit @ step
+        new = (step != 0) & ~seen
+        scores[used[new]] = max(left - after, 0.0) / energy / max(int(new.sum()), 1)
+        seen |= new
+        left = min(left, after)
+    return scores
+
+
+@_criterion("inputs")
+def lasso(gram: np.ndarray) -> np.ndarray:
+    """The penalty, squared and as a share of the outputs' energy, up to which lasso gives an input a coefficient.
+
+    The layer's outputs as a sparse combination of what its inputs give: He et al. 2017, "Channel Pruning", eq. 3,
+    arXiv:1707.06168. The whole path is followed by least-angle regression.
+    """
+    used, unit, correlation, energy = _normalised(gram)
+    scores = np.zeros(len(gram))
+    if not len(used):
+        return scores
+    alphas, _, path = _linear_model().lars_path_gram(correlation, unit, n_samples=1, method="lasso")
+    entered = [np.flatnonzero(row) for row in path]
+    # A coefficient that is there at one knot grew from the one before.
+    scores[used] = [np.square(alphas[max(knots[0] - 1, 0)]) / energy if len(knots) else 0.0 for knots in entered]
+    return scores
+
+
+def _normalised(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """(inputs that give something, their gram at length 1, its products with the sum of all, the energy of that)."""
+    gram = gram.astype(np.float64)
+    lengths = np.sqrt(np.maximum(np.diag(gram), 0))
+    energy = float(gram.sum())
+    used = np.flatnonzero(lengths > 1e-6 * lengths.max(initial=0)) if energy > 0 else np.zeros(0, int)
+    unit = gram[np.ix_(used, used)] / np.outer(lengths[used], lengths[used])
+    # Inputs that depend on each other leave it singular.
+    return used, unit + 1e-9 * np.eye(len(used)), gram.sum(axis=1)[used] / lengths[used], energy
+
+
+def _linear_model() -> Any:
+    try:
+        from sklearn import linear_model
+    except ModuleNotFoundError as error:
+        raise InputError("The criteria omp and lasso need scikit-learn: pip install 'onnxprune[train]'.") from error
+    return linear_model
 
 
 # ---- measured with parts of the network off --------------------------------------------------------------------------

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from onnxprune.errors import RecipeError
 from onnxprune.prune import adjust
 from onnxprune.training import layers
 from onnxprune.training.export import evaluation_mode
+from onnxprune.training.patches import patches
 
 ADJUSTMENTS = ("none", "rescale", "norm", "bias", "batchnorm", "least_squares")
 #: Those that look at what layers read.
@@ -127,13 +127,3 @@ def reestimate(module: nn.Module, inputs: Sequence[Any]) -> None:
             part.momentum = momentum
         for part, training in modes.items():
             part.training = training
-
-
-def patches(part: nn.Module, x: torch.Tensor) -> torch.Tensor | None:
-    """[rows, I * K]: what each position of a layer's output is computed from; None for layers of another sort."""
-    if isinstance(part, nn.Linear):
-        return x.movedim(1, -1).reshape(-1, x.shape[1]) if x.ndim > 2 else x
-    if isinstance(part, nn.Conv2d) and part.padding_mode == "zeros" and not isinstance(part.padding, str):
-        unfolded = functional.unfold(x, part.kernel_size, part.dilation, part.padding, part.stride)
-        return unfolded.transpose(1, 2).reshape(-1, unfolded.shape[1])
-    return None

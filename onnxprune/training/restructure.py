@@ -16,8 +16,8 @@ from torch import nn
 from onnxprune.errors import InputError
 from onnxprune.prune import factors
 from onnxprune.training import layers
-from onnxprune.training.adjusting import patches
 from onnxprune.training.export import evaluation_mode
+from onnxprune.training.patches import patches
 
 #: Their forward pass reads the weights of the layers inside without calling them.
 READ_DIRECTLY = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)

@@ -14,6 +14,7 @@ from onnxprune.prune.channelwise import ChannelScores, squares_of_inputs, square
 from onnxprune.training import layers, probing
 from onnxprune.training.contributions import Contributions
 from onnxprune.training.export import evaluation_mode
+from onnxprune.training.patches import patches
 
 #: Saliency is the mean over training steps; after the first 50 a running one, of which each step renews this share.
 RENEWED = 0.02
@@ -92,6 +93,8 @@ class Scorer:
         for number, (_, term) in enumerate(self.terms):
             if "activation" in term.reads:
                 self._means[number] = self._activations(term, batches)
+            elif "gram" in term.reads:
+                self._means[number] = self._of_grams(term, batches)
             elif "curvature" in term.reads:
                 self._means[number] = self._curvatures(term, batches)
 
@@ -108,6 +111,27 @@ class Scorer:
             for x, _ in batches:
                 layers.call(self.module, x)
         return {name: total / count[name] for name, total in sums.items()}
+
+    def _of_grams(self, term: criteria.Criterion, batches: Batches) -> dict[str, np.ndarray]:
+        """Scores of the inputs of layers without groups, from what each gives to the outputs at all positions."""
+        parts = {n: p for n, p in layers.weighted(self.module) if n in self.parameters and getattr(p, "groups", 1) == 1}
+        squares: dict[str, torch.Tensor] = {}
+
+        def see(name: str, x: torch.Tensor) -> None:
+            rows = patches(parts[name], x.float()) if name in parts else None
+            if rows is not None:
+                squares[name] = squares.get(name, 0.0) + rows.T.double() @ rows.double()
+
+        with evaluation_mode(self.module), torch.no_grad(), layers.reading(self.module, see):
+            for x, _ in batches:
+                layers.call(self.module, x)
+        found = {}
+        for name, of_rows in squares.items():
+            weight = array(parts[name].weight).astype(np.float64)
+            inputs, flat = weight.shape[1], weight.reshape(len(weight), -1)
+            blocks = (of_rows.cpu().numpy() * (flat.T @ flat)).reshape(inputs, flat.shape[1] // inputs, inputs, -1)
+            found[name] = term(gram=blocks.sum(axis=(1, 3)))
+        return found
 
     def _curvatures(self, term: criteria.Criterion, batches: Batches) -> dict[str, np.ndarray]:
         """Hutchinson's estimate of the Hessian's diagonal, E[v Hv] with v of random signs, one v a batch."""

@@ -38,6 +38,9 @@ BY_HAND = {
     "fisher": ({"weight": W, "gradient": G}, [[2, 0.5], [0, 0.5]]),
     "activation": ({"activation": A}, [4 / 4, 3 / 4]),
     "apoz": ({"activation": A}, [1 - 1 / 4, 1 - 3 / 4]),
+    # Three inputs that have nothing in common give 9, 4 and 1 of 14 of the energy; a fourth gives nothing.
+    "omp": ({"gram": np.diag([4.0, 9.0, 1.0, 0.0])}, [4 / 14, 9 / 14, 1 / 14, 0]),
+    "lasso": ({"gram": np.diag([4.0, 9.0, 1.0, 0.0])}, [4 / 14, 9 / 14, 1 / 14, 0]),
     # 10% wrong with all, then with each of three units off; the second helps to be without.
     "error_rate": ({"wrong": np.array([0.1, 0.3, 0.05, 0.1])}, [0.2, 0, 0]),
     # Unit 1 is the smallest, then 0, then 2. Off go none, one, two of them: the loss is 1, 1.5 and 1.2.
@@ -89,6 +92,29 @@ def test_lamp_counts_of_equal_weights_the_later_ones_as_larger():
     ((_, lamp),) = criteria.find("lamp")
     assert np.allclose(lamp(weight=np.array([1.0, -1.0])), [0.5, 1])
     assert lamp(weight=np.zeros(3)).tolist() == [0, 0, 0]
+
+
+def test_an_input_that_another_can_stand_for_adds_nothing():
+    """Inputs 0 and 1 give the same, input 2 something else, input 3 takes back what 2 gives but a tenth."""
+    rng = np.random.default_rng(0)
+    one, other = rng.standard_normal(200), rng.standard_normal(200)
+    gives = np.stack([one, one, other, -0.9 * other])
+    ((_, omp),) = criteria.find("omp")
+    scores = omp(gram=gives @ gives.T)
+    assert sorted(scores)[-1] == max(scores[:2]) and min(scores[:2]) == pytest.approx(0, abs=1e-5)
+    assert scores[2:].max() < 0.02
+
+
+def test_lasso_follows_its_path():
+    """Lengths 2 and 1, cosine 1/2: products with the sum 2.5 and 2. The second enters where 2.5 - g = 2 - g/2."""
+    ((_, lasso),) = criteria.find("lasso")
+    assert lasso(gram=np.array([[4.0, 1.0], [1.0, 1.0]])) == pytest.approx([2.5**2 / 7, 1.5**2 / 7])
+
+
+def test_matching_pursuit_explains_all_of_it_in_the_end():
+    gives = np.random.default_rng(1).standard_normal((6, 50))
+    ((_, omp),) = criteria.find("omp")
+    assert omp(gram=gives @ gives.T).sum() == pytest.approx(1.0, abs=1e-6)
 
 
 def test_ranks_and_their_weighted_sums():

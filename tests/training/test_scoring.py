@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from onnxprune.errors import InputError, RecipeError
+from onnxprune.prune import criteria
 from onnxprune.prune.criteria import CRITERIA
 from onnxprune.training.contributions import Contributions
 from onnxprune.training.pruner import Pruner
@@ -98,6 +99,16 @@ EXPECTED = {
     "activation": lambda m: np.abs(hidden_activations(m)).mean(0),
     "apoz": lambda m: (hidden_activations(m) != 0).mean(0),
 }
+
+
+def test_what_hidden_neurons_give_to_the_outputs_one_by_one():
+    """The gram is that of the outer products of a neuron's activations and its outgoing weights."""
+    module, seen = mlp(), {}
+    term = criteria.Criterion("gram", lambda gram: seen.setdefault(len(gram), gram).diagonal(), "inputs")
+    pruner_of(module, term).score()
+    gives = hidden_activations(module).T[:, :, None] * module[2].weight.detach().numpy().T[:, None]
+    gives = gives.reshape(4, -1)
+    assert seen[4] == pytest.approx(gives @ gives.T, rel=1e-4)
 
 
 @pytest.mark.parametrize("criterion", EXPECTED)
