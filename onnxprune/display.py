@@ -180,6 +180,8 @@ def print_shrunk(done: Any) -> None:
     ]
     print_table(str(done.path), ("", "before", "after", "ratio"), rows)
     report = done.report
+    if not report.rounds and not report.kept_dead:
+        print_lines("No channel is dead: nothing was removed.")
     print_table("Channels", ("verdict", "number"), [(word, f"{number:,}") for word, number in report.verdicts.items()])
     if report.kept_dead:
         print_table("Dead, and kept all the same", ("tensor", "channels", "reason"), _kept_dead(report.kept_dead))

@@ -278,13 +278,16 @@ def require_onnxruntime() -> None:
         )
 
 
-def output_file(path: StrPath) -> Path:
+def output_file(path: StrPath, option: str = "-o") -> Path:
     """Refuse before the work what would replace something that isn't a file of the user's, such as /dev/null."""
     path = Path(path)
     if path.exists() and not path.is_file():
-        raise OutputError(f"'{path}' is {'a folder' if path.is_dir() else 'a device'}. Give a file to write with -o.")
+        what = "a folder" if path.is_dir() else "a device"
+        raise OutputError(f"'{path}' is {what}. Give a file to write with {option}.")
     if not path.parent.is_dir():
-        raise OutputError(f"The folder '{path.parent}' isn't there. Make it first, or give another place with -o.")
+        raise OutputError(
+            f"The folder '{path.parent}' isn't there. Make it first, or give another place with {option}."
+        )
     return path
 
 

@@ -109,7 +109,9 @@ def shrink(
     from onnxprune.deploy.report import write_shrink_report
 
     out = output_file(out)
-    page = None if report is None else output_file(report)
+    page = None if report is None else output_file(report, "--report")
+    if page is not None and any(_is_same_file(page, other) for other in (out, Path(path))):
+        raise OutputError(f"The report would take the place of the model '{page}'. Give it another name with --report.")
     with _beside(out) as scratch:
         done = shrink_into(
             Path(path),
@@ -130,6 +132,11 @@ def shrink(
             title=f"Exact removal: {Path(path).name}",
         )
     return done
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one file, or would if they were there."""
+    return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
 
 
 def package(

@@ -12,6 +12,7 @@ from onnxprune.graph.exact.subnormals import SMALLEST, flush
 from onnxprune.graph.model import Model, load, save
 from onnxprune.graph.shrink import ShrinkReport
 from onnxprune.graph.shrink import shrink as shrink_graph
+from onnxprune.graph.tensors import stored_bytes
 from onnxprune.progress import Progress, tell
 from onnxprune.prune.cost import Cost, count
 
@@ -96,7 +97,8 @@ def shrink_into(
     tell(progress, 1, steps, WHAT)
     save(smaller, target)
     seconds = time.perf_counter() - started
-    done = ShrunkModel(target, count(model), count(smaller), report, None, seconds)
+    before = replace(count(model), size_bytes=stored_bytes(path))
+    done = ShrunkModel(target, before, count(smaller), report, None, seconds)
     reference = path
     if zero_below is not None:
         rounded, _ = flush(model, zero_below)

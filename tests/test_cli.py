@@ -114,6 +114,21 @@ BAD_INPUT = {
     "shrink into nowhere": (["shrink", "net.onnx", "-o", "no/s.onnx"], 2, "The folder 'no' isn't there"),
     "shrink into a folder below a file": (["shrink", "net.onnx", "-o", "file/s.onnx"], 2, "The folder 'file'"),
     "shrink into a folder": (["shrink", "net.onnx", "-o", "empty"], 2, "'empty' is a folder"),
+    "shrink with a report into nowhere": (
+        ["shrink", "net.onnx", "-o", "s.onnx", "--report", "no/r.html"],
+        2,
+        "The folder 'no' isn't there. Make it first, or give another place with --report.",
+    ),
+    "shrink with the report for a model": (
+        ["shrink", "net.onnx", "-o", "s.onnx", "--report", "s.onnx"],
+        2,
+        "The report would take the place of the model 's.onnx'",
+    ),
+    "shrink with a report over what is read": (
+        ["shrink", "net.onnx", "-o", "s.onnx", "--report", "./net.onnx"],
+        2,
+        "The report would take the place of the model",
+    ),
     "shrink into a device": (["shrink", "net.onnx", "-o", "/dev/null"], 2, "'/dev/null' is a device"),
     "shrink beyond a limit": (
         ["shrink", "net.onnx", "-o", "s.onnx", "--limit", "nodes=4"],
@@ -340,12 +355,20 @@ def test_shrink_removes_the_dead_channels_and_proves_it(run, net, tmp_path):
     assert done["after"]["params"] == 5 * 27 + 5 + 20
     assert done["verdicts"] == {"removed": 3, "folded": 0, "merged": 0, "kept": 5}
     assert set(done["before"]) == set(done["after"]) == {"params", "macs", "bytes", "nodes"}
+    assert done["before"]["bytes"] == net.stat().st_size
+    assert done["after"]["bytes"] == (tmp_path / "small.onnx").stat().st_size
     assert done["max_error"] <= 1e-5 * done["range"] and done["proof"].startswith("equal")
     assert done["seconds"] > 0 and done["kept_dead"] == []
     assert [unit["where"] for unit in done["gone"]] == ["w1[0]", "w1[1]", "w1[2]"]
     assert done["kept"] == [f"w1[{place}]" for place in range(5)]
     assert "not proved" in run("shrink", net, "-o", tmp_path / "small.onnx", "--no-verify").out
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_shrink_says_when_there_is_nothing_to_remove(run, net, tmp_path):
+    assert "No channel is dead" not in run("shrink", net, "-o", tmp_path / "small.onnx", "--no-verify").out
+    answer = run("shrink", tmp_path / "small.onnx", "-o", tmp_path / "again.onnx", "--no-verify")
+    assert "No channel is dead: nothing was removed." in answer.out
 
 
 def test_shrink_is_repeatable_and_done_once(run, net, tmp_path):

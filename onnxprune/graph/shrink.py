@@ -138,22 +138,23 @@ class _Round:
         self.channels = Channels(walk(model))
         self.facts: Facts = forward(self.channels.trace)
         self.units: list[int] = []
+        #: Nodes whose type can't hold what their readings would take over.
+        self.refused: set[ir.Node] = set()
 
     def choose(self, at_most: int | None = None) -> None:
         """Find the units that can go, `at_most` so many, and what their readers take over."""
-        refused: set[ir.Node] = set()
         while True:
-            self._choose(refused, at_most)
+            self._choose(at_most)
             self.edits, problems = edits(self.channels, self.reads, self.deleted)
             if not problems:
                 return
-            refused |= {reading.node for reading in problems}
+            self.refused |= {reading.node for reading in problems}
 
-    def _choose(self, refused: set[ir.Node], at_most: int | None) -> None:
+    def _choose(self, at_most: int | None) -> None:
         channels = self.channels
         self.reads: Sequence[Reading] = readings(channels, self.facts)
         needed = seeds(channels, self.facts)
-        plan(channels, self.reads, needed, alike(channels.trace, self.facts), refused)
+        plan(channels, self.reads, needed, alike(channels.trace, self.facts), self.refused)
         free, _ = alive(channels, self.reads, needed, by_value=False)
         while True:
             lives, self.needed_by = alive(channels, self.reads, needed)
@@ -243,10 +244,12 @@ class _Round:
             return (reader.where if reader else ""), f"{what}; {self.channels.pin_reasons[c]}"
         if reader is None:
             return "", f"{what}; it can only go together with others that are needed"
+        if reader.node in self.refused:
+            return reader.where, f"{what}; {reader.where} computes in halves, which round what it would take over"
         problem = bias_problem(reader)
         if problem and not weight_problem(reader) and any((named == c).any() for named in reader.channels_of()):
             return reader.where, f"{what}; {reader.where} {problem}"
-        return reader.where, f"{what}, and what it is added to is read"
+        return reader.where, f"{what}; what it is added to is read"
 
 
 def _without_emptying(channels: Channels, units: tuple[int, ...]) -> list[int]:

@@ -19,13 +19,13 @@ def fold_standardised_weights(model: ir.Model) -> None:
     """Evaluate every computation over parameters alone that takes statistics of them, in place."""
     graph = model.graph
     constant: set[ir.Value] = {v for v in graph.initializers.values() if not v.is_graph_input()}
-    standardised: set[ir.Value] = set()
+    standardised: dict[ir.Value, None] = {}  # in graph order: names and their order are the same each time
     for node in graph:
         read = [value for value in node.inputs if value is not None]
         if read and not node.domain and all(value in constant for value in read):
             constant.update(node.outputs)
             if node.op_type in STATISTICS or any(value in standardised for value in read):
-                standardised.update(node.outputs)
+                standardised.update(dict.fromkeys(node.outputs))
     values: dict[ir.Value, np.ndarray | None] = {}
     for value in standardised:
         is_read = any(out not in constant for user, _ in value.uses() for out in user.outputs)

@@ -277,3 +277,15 @@ def test_standardised_weights_are_what_they_come_to(oracle):
     feed = oracle.feeds_for(model, 2)
     assert oracle.error_over_range(oracle.run(as_module, feed), oracle.run(model, feed)) < 1e-6
     assert len(oracle.check(source).units) == 8
+
+
+def test_standardised_weights_come_in_the_order_of_the_graph(oracle):
+    """Whatever the order in memory: the same file gives the same bytes."""
+    layers = 12
+    body, shapes, last = [], {}, "x"
+    for k in range(layers):
+        body.append(f"m{k} = ReduceMean(w{k}, ax) c{k} = Sub(w{k}, m{k}) t{k} = Conv({last}, c{k})")
+        shapes[f"w{k}"], last = (3, 3, 1, 1), f"t{k}"
+    model = load(oracle.parse(f"{' '.join(body)} y = Relu({last})", {"x": "N,3,4,4"}, shapes, {"ax": np.array([1])}))
+    folded = [name for name in model.ir.graph.initializers if name.startswith("c")]
+    assert folded == [f"c{k}" for k in range(layers)]

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 from onnx import helper, numpy_helper
 
@@ -221,3 +223,21 @@ def test_a_recorded_shape_that_can_not_be_is_dropped(oracle):
 def test_the_same_input_gives_the_same_bytes(oracle):
     case = CASES["chain"]
     assert to_bytes(shrink(build(oracle, case))[0]) == to_bytes(shrink(build(oracle, case))[0])
+
+
+def test_halves_that_would_round_are_the_reason(oracle):
+    source = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float16[N,3,8,8] x) => (float16[N,5,8,8] y)'
+        "{ a = Conv(x, w0, b0) b = Relu(a) y = Conv(b, w9, b9) }"
+    )
+    rng = np.random.default_rng(0)
+    for name, shape in {"w0": (8, 3, 1, 1), "b0": (8,), "w9": (5, 8, 1, 1), "b9": (5,)}.items():
+        array = rng.normal(size=shape).astype(np.float16)
+        if name == "w0":
+            array[2] = 0
+        if name == "b0":
+            array[2] = 0.3
+        source.graph.initializer.append(numpy_helper.from_array(array, name))
+    (entry,) = shrink(source)[1].kept_dead
+    assert (entry.tensor, entry.index) == ("a", 2)
+    assert "computes in halves, which round what it would take over" in entry.reason
