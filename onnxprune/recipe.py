@@ -143,6 +143,10 @@ class Training(_Section):
     warmup: Fraction = 0.2
     hold: Fraction = 0.0
     label_smoothing: Fraction = 0.0
+    accumulate: Positive = 1
+    amp: bool = False
+    average: Fraction = 0.0
+    patience: Positive | None = None
 
 
 class Distillation(_Section):

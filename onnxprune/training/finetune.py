@@ -18,7 +18,9 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -30,6 +32,7 @@ from torch.nn import functional
 from onnxprune.errors import DataError, GateError, RecipeError
 from onnxprune.prune import schedule as schedules
 from onnxprune.prune.schedule import Adaptive, Control, Planned, Position, Rising
+from onnxprune.training.averaging import Average
 from onnxprune.training.checkpoint import load_checkpoint, save_checkpoint, seed_everything
 from onnxprune.training.distill import Distillation
 from onnxprune.training.history import EpochRecord, History, StepRecord
@@ -74,6 +77,10 @@ class TrainingSettings:
     tolerance       drop that the final network may show; it is reported, and the caller decides
     noise           the last point whose metric is within this of the best is taken: on few validation samples an early
                     maximum is luck more often than skill, and late points have the smaller learning rate
+    accumulate      batches whose gradients make one step; the last ones of an epoch step with what there is
+    amp             forward passes in bfloat16 where autocast takes it; weights and gradients stay float32
+    average         decay of a running average of the weights, which is what is judged and kept; 0 for none
+    patience        epochs without a better validation metric, once pruning is over, after which training ends
     """
 
     epochs: int = 40
@@ -89,6 +96,10 @@ class TrainingSettings:
     guard: float = 0.05
     tolerance: float = 0.01
     noise: float = 0.005
+    accumulate: int = 1
+    amp: bool = False
+    average: float = 0.0
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         def demand(condition: bool, name: str, advice: str) -> None:
@@ -108,6 +119,9 @@ class TrainingSettings:
         demand(self.guard >= 0, "guard", "a drop of at least 0, such as 0.05")
         demand(self.tolerance >= 0, "tolerance", "a drop of at least 0, such as 0.01")
         demand(self.noise >= 0, "noise", "a difference of at least 0, such as 0.005")
+        demand(self.accumulate >= 1, "accumulate", "a number of batches of at least 1")
+        demand(0 <= self.average < 1, "average", "a decay from 0 to below 1, such as 0.99")
+        demand(self.patience is None or self.patience >= 1, "patience", "a number of epochs of at least 1")
 
     def pruning_epochs(self) -> list[int]:
         """The epochs before which a pruning step is planned, evenly spread from `prune_start` to `prune_end`.
@@ -206,8 +220,10 @@ def train(
 
     seed_everything(seed)
     state = _State()
+    average = Average(module, settings.average) if settings.average else None
+    averaged = partial(average.inside, module, pruner) if average else nullcontext
     if resume and checkpoint and checkpoint.exists():
-        state = _load(checkpoint, identity, module, optimizer, pruner)
+        state = _load(checkpoint, identity, module, optimizer, pruner, average)
     else:
         if pruner is not None:
             apart = isinstance(control, Adaptive) and len(pruner.rates) > 1
@@ -219,36 +235,51 @@ def train(
         teacher.to(device).eval()
 
     for epoch in range(state.epoch, settings.epochs):
+        if _is_over(state, settings, control, pruner):
+            break
         started = time.perf_counter()
         rate_to_move = state.next_rate(control) if pruner is not None else None
         if rate_to_move is not None and settings.may_prune_before(epoch):
-            _prune(state, rate_to_move, control, module, optimizer, pruner)
+            _prune(state, rate_to_move, control, module, optimizer, pruner, average)
 
         rate = settings.learning_rate_at(epoch, pruning=pruner is not None)
         for group in optimizer.param_groups:
             group["lr"] = rate
         module.train()
-        total, count = 0.0, 0
-        for x, y in batches(epoch):
-            x, y = x.to(device), y.to(device)
-            outputs = module(x)
-            objective = loss(outputs, y)
-            if teacher is not None:
-                with torch.no_grad():
-                    said = teacher(x)
-                objective = distillation.mix(objective, outputs, said)
-            if pruner is not None:
-                objective = objective + pruner.penalty()
-            optimizer.zero_grad()
-            objective.backward()
-            value = _check_loss(objective, state, epoch, count, checkpoint)
+        total, count, waiting = 0.0, 0, 0
+
+        def step() -> None:
             optimizer.step()
             if pruner is not None:
                 pruner.step(optimizer)
-            total, count = total + value, count + 1
+            if average is not None:
+                average.update(module)
+            optimizer.zero_grad()
+
+        optimizer.zero_grad()
+        for x, y in batches(epoch):
+            x, y = x.to(device), y.to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=settings.amp):
+                outputs = module(x)
+                objective = loss(outputs, y)
+                if teacher is not None:
+                    with torch.no_grad():
+                        said = teacher(x)
+                    objective = distillation.mix(objective, outputs, said)
+            if pruner is not None:
+                objective = objective + pruner.penalty()
+            (objective / settings.accumulate).backward()
+            value = _check_loss(objective, state, epoch, count, checkpoint)
+            total, count, waiting = total + value, count + 1, waiting + 1
+            if waiting == settings.accumulate:
+                step()
+                waiting = 0
+        if waiting:
+            step()
         if count == 0:
             raise DataError(f"There was no batch in epoch {epoch}. Give at least one batch of training data.")
-        metric, validation_loss = _evaluate(module, evaluate)
+        with averaged():
+            metric, validation_loss = _evaluate(module, evaluate)
 
         phase = "dense" if pruner is None else "prune" if state.progress < 1 else "finetune"
         seconds = time.perf_counter() - started
@@ -257,11 +288,12 @@ def train(
         state.epoch = epoch + 1
         kept = True
         if state.pending and (settings.may_prune_before(epoch + 1) or epoch + 1 == settings.epochs):
-            kept = _judge(state, metric, control, module, optimizer, pruner, pruning_epochs)
+            kept = _judge(state, metric, control, module, optimizer, pruner, pruning_epochs, average)
         if kept and not state.pending:
-            _remember_best(state, metric, settings, control, module, pruner)
+            with averaged():
+                _remember_best(state, metric, settings, control, module, pruner)
         if checkpoint:
-            _save(checkpoint, identity, state, module, optimizer, pruner)
+            _save(checkpoint, identity, state, module, optimizer, pruner, average)
         if on_epoch:
             on_epoch(record)
 
@@ -276,6 +308,14 @@ def train(
         progress=state.best["progress"],
         tolerance=settings.tolerance,
     )
+
+
+def _is_over(state: _State, settings: TrainingSettings, control: Control, pruner: PrunerLike | None) -> bool:
+    """Whether nothing is to be pruned any more and the metric has been no better for `patience` epochs."""
+    waits = state.pending is not None or (pruner is not None and state.next_rate(control) is not None)
+    if settings.patience is None or waits or state.best is None:
+        return False
+    return state.epoch - 1 - state.best["improved"] >= settings.patience
 
 
 def _build_optimizer(module: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
@@ -314,12 +354,19 @@ def _check_loss(objective: torch.Tensor, state: _State, epoch: int, batch: int, 
 
 
 def _prune(
-    state: _State, rate: str, control: Control, module: nn.Module, optimizer: torch.optim.Optimizer, pruner: PrunerLike
+    state: _State,
+    rate: str,
+    control: Control,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    pruner: PrunerLike,
+    average: Average | None,
 ) -> None:
     """Take a pruning step with one rate, and keep what it takes to undo it."""
     before = copy.deepcopy(
         {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "masks": pruner.snapshot()}
     )
+    before["average"] = average.state_dict() if average is not None else None
     theta = None
     if isinstance(control, Rising):
         target, theta = _raise_threshold(state.at(rate), control, pruner)
@@ -350,6 +397,7 @@ def _judge(
     optimizer: torch.optim.Optimizer,
     pruner: PrunerLike,
     planned: list[int],
+    average: Average | None,
 ) -> bool:
     """Keep the pending step, or undo it and make the next one smaller. Returns whether it was kept."""
     step, state.pending = state.pending, None
@@ -375,6 +423,8 @@ def _judge(
         module.load_state_dict(step["before"]["module"])
         optimizer.load_state_dict(step["before"]["optimizer"])
         pruner.restore(step["before"]["masks"])
+        if average is not None:
+            average.load_state_dict(step["before"]["average"])
     return verdict.kept
 
 
@@ -392,7 +442,9 @@ def _remember_best(
         return
     further = best is None or state.progress > best["progress"]
     if further or metric >= best["ceiling"] - settings.noise:
+        better = further or metric > best["ceiling"]
         state.best = {
+            "improved": state.epoch - 1 if better else best["improved"],
             "epoch": state.epoch - 1,
             "progress": state.progress,
             "metric": metric,
@@ -416,8 +468,10 @@ def _save(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     pruner: PrunerLike | None,
+    average: Average | None,
 ) -> None:
     content = {
+        "average": average.state_dict() if average is not None else None,
         "identity": identity,
         "state": vars(state),
         "module": module.state_dict(),
@@ -433,6 +487,7 @@ def _load(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     pruner: PrunerLike | None,
+    average: Average | None,
 ) -> _State:
     content = load_checkpoint(path)
     changed = sorted(k for k in identity if content["identity"].get(k) != identity[k])
@@ -450,4 +505,6 @@ def _load(
         ) from error
     if pruner is not None:
         pruner.load_state_dict(content["pruner"])
+    if average is not None:
+        average.load_state_dict(content["average"])
     return _State(**content["state"])

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from onnxprune.errors import DataError, GateError, OutputError, RecipeError
 from onnxprune.prune.schedule import Adaptive, Rising
+from onnxprune.training.averaging import Average
 from onnxprune.training.distill import Distillation
 from onnxprune.training.finetune import TrainingSettings, train
 from onnxprune.training.history import join_histories
@@ -378,6 +379,86 @@ def test_adaptive_steps_that_never_hold_return_the_network_as_it_was():
     module, history = run(control=Adaptive(), evaluate=scripted([1.0] + [0.5] * 8))
     assert (history.progress, history.best_metric, history.best_epoch) == (0.0, 1.0, -1)
     assert not (module[0].weight == 0).all(1).any()
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch():
+    """Two halves make one step; without noise, dropout and BatchNorm the same one as of the whole."""
+    x, y = TRAINING
+    results = []
+    for size, accumulate in ((64, 1), (32, 2)):
+        torch.manual_seed(0)
+        module = nn.Linear(4, 3)
+        settings = TrainingSettings(epochs=2, optimizer="sgd", accumulate=accumulate)
+        parts = list(zip(x.split(size), y.split(size), strict=True))
+        train(module, lambda epoch, parts=parts: parts, settings=settings, evaluate=accuracy)
+        results.append(state_of(module))
+    assert all(torch.allclose(results[0][name], results[1][name], atol=1e-6) for name in results[0])
+
+
+def test_what_is_left_over_of_an_epoch_makes_a_step_too():
+    settings = TrainingSettings(epochs=2, accumulate=4)
+    module = build()
+    pruner = RowPruner(module)
+    run(module, pruner=pruner, settings=settings)
+    assert pruner.steps_seen == 2 * 2  # six batches: four and two
+
+
+def test_the_average_is_judged_and_kept_and_masked_rows_are_zero_in_it():
+    module = build()
+    pruner = RowPruner(module)
+    seen = []
+
+    def evaluate(module):
+        seen.append(state_of(module))
+        return 0.5 + 0.01 * len(seen)
+
+    settings = TrainingSettings(epochs=5, learning_rate=0.02, prune_steps=2, guard=1.0, average=0.9)
+    run(module, pruner=pruner, settings=settings, evaluate=evaluate)
+    assert_same_state(state_of(module), seen[-1])
+    assert (module[0].weight[~pruner.keep] == 0).all() and (~pruner.keep).sum() == HIDDEN / 2
+
+
+def test_a_running_average_by_hand():
+    module = nn.Linear(1, 1, bias=False)
+    average = Average(module, decay=0.75)
+    for value in (1.0, 3.0, 5.0, 5.0, 9.0):
+        with torch.no_grad():
+            module.weight.fill_(value)
+        average.update(module)
+    # The mean of the first four is 3.5; from then on a quarter is new.
+    with average.inside(module):
+        assert module.weight.item() == pytest.approx(3.5 + 0.25 * (9 - 3.5))
+    assert module.weight.item() == 9.0
+
+
+def test_forward_passes_in_bfloat16_learn_as_well():
+    seen = []
+
+    class Noting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = build()
+
+        def forward(self, x):
+            y = self.inner(x)
+            seen.append((self.training, y.dtype))
+            return y
+
+    module = Noting()
+    settings = TrainingSettings(epochs=6, learning_rate=0.02, amp=True)
+    _, history = run(module, pruner=None, settings=settings)
+    assert set(seen) == {(True, torch.bfloat16), (False, torch.float32)}
+    assert history.best_metric > 0.8 and all(p.dtype == torch.float32 for p in module.parameters())
+
+
+def test_training_ends_when_nothing_gets_better():
+    """Better in epochs 0 and 1, then never; pruning is over before the waiting begins."""
+    metric = scripted([0.1, 0.5, 0.6, *[0.6] * 20])
+    _, history = run(pruner=None, settings=TrainingSettings(epochs=20, patience=3), evaluate=metric)
+    assert len(history.epochs) == 5
+    settings = TrainingSettings(epochs=20, patience=3, prune_steps=2, prune_start=0.3, prune_end=0.4, guard=1.0)
+    _, history = run(settings=settings, evaluate=scripted([0.9] * 30))
+    assert history.progress == 1 and history.steps[-1].epoch + 3 <= len(history.epochs) < 20
 
 
 class TwoRates(RowPruner):
