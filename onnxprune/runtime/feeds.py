@@ -18,7 +18,7 @@ from onnxprune.graph.limits import current_limits
 Feed = dict[str, np.ndarray]
 
 # Two values for each dynamic size, tried in this order until the model runs: networks want multiples of their stride.
-SIZE_PAIRS = ((16, 24), (32, 64), (128, 160), (224, 256), (5, 9), (1, 2))
+SIZE_PAIRS = ((16, 24), (32, 64), (64, 128), (128, 160), (224, 256), (48, 96), (5, 9), (1, 2))
 LARGE = 100.0
 
 

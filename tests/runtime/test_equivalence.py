@@ -122,19 +122,20 @@ def test_a_callable_against_a_model(net_path):
     assert not compare_outputs(lambda feed: [np.zeros((len(feed["image"]), 5))], net_path, feeds).passed
 
 
-def test_dynamic_sizes_are_found_by_trying(networks):
-    """Two poolings in a row and a Reshape to 4 columns: 16 and 24 don't fit, multiples of 32 do."""
+@pytest.mark.parametrize("stride, sizes", [(8, {32, 64}), (16, {64, 128})])
+def test_dynamic_sizes_are_found_by_trying(networks, stride, sizes):
+    """A pooling and a Reshape to 4 columns: only multiples of 4 strides fit."""
     text = """
     <ir_version: 10, opset_import: ["" : 18]>
     net (float[N, 1, S, S] image) => (float[N, C] out) {
-        small = MaxPool <kernel_shape = [8, 8], strides = [8, 8]> (image)
+        small = MaxPool <kernel_shape = [STRIDE, STRIDE], strides = [STRIDE, STRIDE]> (image)
         shape = Constant <value_ints = [0, -1, 4, 4]> ()
         blocks = Reshape (small, shape)
         out = ReduceMax (blocks, axes)
     }
     """
-    model = networks[1](text, axes=np.array([2, 3])).SerializeToString()
-    assert {feed["image"].shape[2] for feed in runnable_feeds(model)} == {32, 64}
+    model = networks[1](text.replace("STRIDE", str(stride)), axes=np.array([2, 3])).SerializeToString()
+    assert {feed["image"].shape[2] for feed in runnable_feeds(model)} == sizes
 
 
 def test_no_size_works(networks):
