@@ -19,7 +19,7 @@ ENDLESS = 1e300
 #: How far a sum of products may be rounded, of the sum of their sizes.
 ROUNDING = 1e-5
 #: More places than that aren't kept apart.
-MAX_PLACES = 2**20
+MAX_PLACES = 2**16
 
 #: Functions that never fall. Of these, CLAMPS give one number over a whole range, exactly.
 CLAMPS = frozenset("Clip HardSigmoid HardSwish Max Min Relu".split())
