@@ -9,12 +9,12 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from onnxprune.errors import InputError
-from onnxprune.graph import shapes
 from onnxprune.graph.compact import kept_in_a_row, shape_after, take
 from onnxprune.graph.mending import Mender
 from onnxprune.graph.model import Model
 from onnxprune.graph.rules import MENDS, Change
 from onnxprune.graph.units import Channels, Unit
+from onnxprune.graph.values import evaluate
 
 Mask = Callable[[], np.ndarray]
 
@@ -129,7 +129,7 @@ def _mend(model: Model, channels: Channels, copy: ir.Model, twin, masks, after) 
     if any((node.domain, node.op_type) in MENDS for node in model.ir.graph):
         constants = {twin[v]: a for v, a in trace.values.items() if v.is_initializer() and v not in masks}
         sizes = {twin[v]: shape for v, shape in after.items() if v in twin}
-        values = shapes.evaluate(copy, sizes, known=constants)
+        values = evaluate(copy, sizes, known=constants)
     mender = Mender(copy.graph, values)
     resized = {v for v, array in trace.values.items() if not np.array_equal(values.get(twin[v]), array)}
     for node, other in zip(model.ir.graph, list(copy.graph), strict=True):

@@ -16,6 +16,7 @@ from onnxprune.graph.moments import moments
 from onnxprune.graph.rules import RULES, SHAPE_INPUTS, TYPE_INPUTS, Op, Tensor
 from onnxprune.graph.rules.layout import WIDEST
 from onnxprune.graph.rules.registry import ADAPTS, REASONS, RESHAPES, WEIGHT_LABELS, Facets
+from onnxprune.graph.values import evaluate
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +146,7 @@ class _Walk:
             axes = {axis for found in facets for axis in spans(found)}
             if axes:
                 grown[value] = tuple(s + 1 if a in axes else s for a, s in enumerate(grown[value]))
-        again = shapes.evaluate(self.trace.model.ir, grown)
+        again = evaluate(self.trace.model.ir, grown)
         varies = {
             v
             for v, sources in self.measured.items()

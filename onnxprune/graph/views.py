@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onnxprune.graph import shapes
 from onnxprune.graph.names import free_name
+from onnxprune.graph.values import evaluate
 
 #: Positions above this many elements aren't computed.
 _MAX_POSITIONS = 2**22
@@ -24,7 +25,7 @@ def restore_reshapes(model: ir.Model) -> None:
     prober = shapes.Prober(model)
     for number in range(2):
         shape_of = prober.probe(number).shape_of
-        values = shapes.evaluate(model, shape_of, _MAX_POSITIONS)
+        values = evaluate(model, shape_of, _MAX_POSITIONS)
         suspects = [node for node in suspects if _in_order(node, shape_of, values)]
     for node in suspects:
         dims = [dim if isinstance(dim, int) else -1 for dim in node.outputs[0].shape]
