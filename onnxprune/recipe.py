@@ -31,6 +31,7 @@ WEIGHT_CRITERIA = (
 )
 SCHEDULES = ("adaptive", "cubic", "exponential", "fixed", "linear", "one-shot", "threshold")
 ADJUSTMENTS = ("none", "rescale", "norm", "bias", "batchnorm", "least_squares")
+PENALTIES = ("l1", "group", "batchnorm")
 RANKINGS = ("global", "layer", "isomorphic")
 #: Built-in recipes are YAML files beside this module, read like anybody's.
 BUILT_IN_FOLDER = Path(__file__).parent / "recipes"
@@ -200,6 +201,13 @@ class Weights(_Section):
     only: tuple[str, ...] = ()
 
 
+class Penalty(_Section):
+    """What drives weights to zero while the network is pruned: `weight` times the penalty is added to the loss."""
+
+    kind: Literal[PENALTIES] = "l1"
+    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+
 class Parameters(_Section):
     """Single weights by their size: those not above `below` go, the others are held within `clip`."""
 
@@ -305,6 +313,7 @@ class Recipe(_Section):
     criterion: Annotated[str, BeforeValidator(_check_criterion)] = "taylor"
     ranking: Literal[RANKINGS] = "global"
     retention: Fraction | None = None
+    penalty: Penalty = Penalty()
     adjust: Literal[ADJUSTMENTS] = "none"
     calibration: Positive = 256
     schedule: Literal[SCHEDULES] = "cubic"

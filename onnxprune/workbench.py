@@ -103,6 +103,8 @@ class Workbench:
             budget=recipe.limits or ({} if recipe.single_weights else {"macs": 1.0}),
             pruning_steps=recipe.steps,
             adjust=recipe.adjust,
+            penalty=recipe.penalty.weight,
+            penalty_kind=recipe.penalty.kind,
             keep=recipe.keep,
             min_width=recipe.min_width,
             round_to=recipe.round_to,

@@ -181,7 +181,7 @@ FULL = {
 def test_a_recipe_can_name_everything_that_is_there():
     from onnxprune.graph.units import KINDS
     from onnxprune.prune import criteria, ranking, schedule
-    from onnxprune.training import adjusting
+    from onnxprune.training import adjusting, regularize
 
     assert sorted(recipes.CRITERIA) == sorted(criteria.CRITERIA)
     assert recipes.UNIT_KINDS == KINDS
@@ -191,6 +191,7 @@ def test_a_recipe_can_name_everything_that_is_there():
     single = [*of_weights, "taylor"]
     assert sorted(recipes.WEIGHT_CRITERIA) == sorted(single)
     assert recipes.RANKINGS == ranking.RANKINGS
+    assert recipes.PENALTIES == regularize.PENALTIES
     assert recipes.ADJUSTMENTS == adjusting.ADJUSTMENTS
     for name in (*recipes.CRITERIA, "0.5*taylor + 1e-3*apoz", "lamp+fpgm", "my.code:criterion"):
         assert recipes.load({**LEAST, "criterion": name}).criterion == name

@@ -1,4 +1,4 @@
-"""What the weights of each channel contribute together to a change of the loss: the sum of w dL/dw, batch by batch."""
+"""Sums over the weights of each channel: of whatever belongs to single weights, batch by batch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ class _Part:
     sign: float = 1.0
 
 
-class Contributions:
-    """Sums over the weights of each channel of one network, made ready once, so that a batch takes a few additions."""
+class ChannelSums:
+    """What is made ready once for the channels of one network, so that a sum takes a few additions."""
 
     def __init__(self, channels: Channels, parameters: Mapping[str, nn.Parameter]):
         self.parameters = parameters
@@ -51,23 +51,28 @@ class Contributions:
         elements = None if of is None else torch.from_numpy(of).to(device)
         self._parts.append(_Part(name, axes, elements, torch.from_numpy(np.array(to)).to(device), sign))
 
-    @torch.no_grad()
-    def sums(self) -> np.ndarray:
-        """[channels]: the sum of w dL/dw over the weights of each, with the gradients that lie there now."""
-        products: dict[str, torch.Tensor] = {}
-        totals: dict[torch.device, torch.Tensor] = {}
+    def of(self, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """[channels], float64: the sum of {parameter: a value for each of its weights}; gradients flow through it."""
+        device = next(iter(self.parameters.values())).device
+        total = torch.zeros(self.count, dtype=torch.float64, device=device)
         for part in self._parts:
-            parameter = self.parameters[part.name]
-            if parameter.grad is None:
+            if part.name not in values:
                 continue
-            if part.name not in products:
-                products[part.name] = parameter.detach().float() * parameter.grad.float()
-            sums = products[part.name].sum(dim=part.axes) if part.axes else products[part.name]
+            sums = values[part.name].sum(dim=part.axes) if part.axes else values[part.name]
             sums = sums.reshape(-1).double()
             if part.of is not None:
                 sums = sums[part.of]
-            device = parameter.device
-            if device not in totals:
-                totals[device] = torch.zeros(self.count, dtype=torch.float64, device=device)
-            totals[device].index_add_(0, part.channels, sums, alpha=part.sign)
-        return sum((total.cpu().numpy() for total in totals.values()), np.zeros(self.count))
+            total = total.index_add(0, part.channels.to(device), sums.to(device), alpha=part.sign)
+        return total
+
+
+class Contributions(ChannelSums):
+    """What the weights of each channel contribute together to a change of the loss: the sum of w dL/dw."""
+
+    @torch.no_grad()
+    def sums(self) -> np.ndarray:
+        """[channels], with the gradients that lie there now."""
+        products = {
+            name: p.detach().float() * p.grad.float() for name, p in self.parameters.items() if p.grad is not None
+        }
+        return self.of(products).cpu().numpy()

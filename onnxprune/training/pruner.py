@@ -37,6 +37,7 @@ from onnxprune.prune.weights import SingleWeights
 from onnxprune.runtime.equivalence import Equivalence, compare_outputs, random_feeds, require
 from onnxprune.training import adjusting
 from onnxprune.training.export import evaluation_mode, export_module, optimized
+from onnxprune.training.regularize import Penalty
 from onnxprune.training.scoring import Batches, Loss, Scorer
 from onnxprune.training.single import WeightPruner
 
@@ -74,7 +75,8 @@ class Pruner:
     keep: patterns over parameter names, or parts of names, that stay whole.
     min_width: units that every layer keeps.
     round_to: "cpu" for widths that ONNX Runtime's CPU provider runs fast, or a number whose multiples are taken.
-    penalty: weight of the L1 norm of all prunable parameters in `penalty()`.
+    penalty: weight of what `penalty()` returns. `penalty_kind` is "l1" of all prunable parameters, "group" for a group
+        lasso over channels, or "batchnorm" for L1 of BatchNorms' weights; see `onnxprune.training.regularize`.
     adjust: what is done to the readers of what was cut: "none", "rescale", "norm", "bias", "batchnorm" or
         "least_squares", see `onnxprune.training.adjusting`.
     calibration: gives batches (inputs, targets) whenever it is called, for criteria that look at activations, second
@@ -106,6 +108,7 @@ class Pruner:
         min_width: int = 1,
         round_to: "int | str" = "cpu",
         penalty: float = 0.0,
+        penalty_kind: str = "l1",
         adjust: str = "none",
         calibration: Callable[[], Batches] | None = None,
         loss: Loss = nn.functional.cross_entropy,
@@ -130,7 +133,6 @@ class Pruner:
             )
         self._total_steps, self._pruning_steps = total_steps, pruning_steps
         self._steps = 0
-        self._penalty = penalty
         # LayerNorm trains with the statistics of all its channels; deleting some would restate them.
         self._planning: dict[str, Any] = {
             "keep": tuple(keep),
@@ -145,6 +147,7 @@ class Pruner:
         self._planner = Planners(self.channels, **self._planning)
         self._budget = self._planner.fractions(budget) if budget or weights is None else {}
         self._planner.check(self._budget)
+        self._penalty = Penalty(penalty_kind, penalty, module, self._parameters, self.channels)
         self._deleted = np.zeros(self.channels.count, bool)
         self._masks: dict[str, torch.Tensor] = {}
         self._held: dict[str, torch.Tensor] = {}
@@ -160,10 +163,8 @@ class Pruner:
     # ---- in the training loop ---------------------------------------------------------------------------------------
 
     def penalty(self) -> torch.Tensor:
-        """The L1 norm of all prunable parameters times its weight; add it to the loss. Scalar."""
-        if not self._penalty:
-            return next(iter(self._parameters.values())).new_zeros(())
-        return self._penalty * sum(p.abs().sum() for p in self._parameters.values() if p.requires_grad)
+        """What drives prunable weights to zero, times its weight; add it to the loss. Scalar."""
+        return self._penalty()
 
     def step(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """After every `optimizer.step()`: gather saliency from the gradients and keep masked weights at zero.
