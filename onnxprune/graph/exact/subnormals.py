@@ -8,10 +8,9 @@ from onnxprune.graph.model import Model
 #: The smallest normal number of float32 and bfloat16.
 SMALLEST = 2.0**-126
 TYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.BFLOAT16)
-#: Operands that are a factor or a summand of what the network computes. Elsewhere, in a divisor or a bound or under a
-#: root, the least number may be another one than 0.
+#: Operands that are a factor of what the network computes, or the bias beside one. Elsewhere, in a divisor or a bound,
+#: under a root or beside what may be 0 there, the least number may be another one than 0.
 FACTORS = {
-    "Add": (0, 1),
     "BatchNormalization": (1, 2, 3),
     "Conv": (1, 2),
     "ConvTranspose": (1, 2),
@@ -26,8 +25,6 @@ FACTORS = {
     "PRelu": (1,),
     "RMSNormalization": (1,),
     "RNN": (1, 2, 3),
-    "Sub": (0, 1),
-    "Sum": (0, 1),
 }
 #: Operators that only move the elements of their first operand.
 MOVES = frozenset("Concat Expand Flatten Gather Identity Reshape Slice Split Squeeze Transpose Unsqueeze".split())
@@ -36,8 +33,8 @@ MOVES = frozenset("Concat Expand Flatten Gather Identity Reshape Slice Split Squ
 def flush(model: Model, below: float = SMALLEST) -> tuple[Model, int]:
     """`model` with 0 in place of weights smaller than `below`, and how many those were; `model` itself where none.
 
-    Weights are what the network multiplies with or adds. float16 is left alone: its subnormal numbers are as exact as
-    the others, and outputs change without them.
+    Weights are what the network multiplies with, and biases. float16 is left alone: its subnormal numbers are as exact
+    as the others, and outputs change without them.
     """
     small: dict[str, np.ndarray] = {}
     types = TYPES if below <= SMALLEST else (*TYPES, ir.DataType.FLOAT16)
@@ -64,7 +61,7 @@ def flush(model: Model, below: float = SMALLEST) -> tuple[Model, int]:
 
 
 def _is_weight(value: ir.Value) -> bool:
-    """Whether all that becomes of a constant, moved or as it is, is to be multiplied with or added to what varies."""
+    """Whether all that becomes of a constant, moved or as it is, is to be multiplied with what varies, or is a bias."""
     waiting, seen = [value], {value}
     while waiting:
         moved = waiting.pop()
