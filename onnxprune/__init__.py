@@ -6,6 +6,7 @@ Names are loaded when they are first used: importing this package imports neithe
 import importlib
 
 _HOME = {
+    "average": "onnxprune.prune.saliency",
     "Channels": "onnxprune.graph.units",
     "Limits": "onnxprune.graph.limits",
     "Model": "onnxprune.graph.model",
@@ -21,6 +22,7 @@ _HOME = {
     "ShrinkReport": "onnxprune.graph.shrink",
     "trace": "onnxprune.graph.units",
     "Pruner": "onnxprune.training.pruner",
+    "Saliency": "onnxprune.prune.saliency",
     "OnnxPruneError": "onnxprune.errors",
     "EmptyAxisError": "onnxprune.errors",
     "RaggedError": "onnxprune.errors",

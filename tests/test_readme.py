@@ -6,6 +6,7 @@ from pathlib import Path
 import onnx
 import pytest
 
+import onnxprune
 from onnxprune import cli
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -37,7 +38,7 @@ def test_the_snippets_run(tiny_project, tmp_path, monkeypatch):
 
     from onnxprune.training.batches import shuffled_batches
 
-    on_a_file, in_ci, in_a_loop = PYTHON
+    on_a_file, in_ci, in_a_loop, at_sites = PYTHON
     torch.manual_seed(0)
     module, data = tiny_net.build(), tiny_net.task()
     names = {
@@ -51,6 +52,8 @@ def test_the_snippets_run(tiny_project, tmp_path, monkeypatch):
     exec(in_a_loop, names)
     assert names["result"].equivalence.passed
     assert names["pruner"].cost["macs"] <= 0.2
+
+    exec(at_sites, {**names, "onnxprune": onnxprune, "files": ["site-1.safetensors"]})
 
     Path("pruned.onnx").rename("net.onnx")
     exec(on_a_file, {})

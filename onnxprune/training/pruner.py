@@ -33,6 +33,7 @@ from onnxprune.prune import criteria
 from onnxprune.prune import schedule as schedules
 from onnxprune.prune.kinds import Planners, rate_of
 from onnxprune.prune.plan import Plan, Width, fits
+from onnxprune.prune.saliency import Saliency
 from onnxprune.prune.weights import SingleWeights
 from onnxprune.runtime.equivalence import Equivalence, compare_outputs, random_feeds, require
 from onnxprune.training import adjusting
@@ -166,19 +167,30 @@ class Pruner:
         """What drives prunable weights to zero, times its weight; add it to the loss. Scalar."""
         return self._penalty()
 
-    def step(self, optimizer: torch.optim.Optimizer | None = None) -> None:
+    def step(self, optimizer: torch.optim.Optimizer | None = None, *, saliency: Saliency | None = None) -> None:
         """After every `optimizer.step()`: gather saliency from the gradients and keep masked weights at zero.
 
-        With `optimizer` its momenta are masked too. With `total_steps` this is where pruning happens.
+        With `optimizer` its momenta are masked too. With `total_steps` this is where pruning happens. `saliency`, which
+        several sites agreed upon, takes the place of what was gathered. Raises InputError for one that doesn't fit.
         """
         with torch.no_grad():
-            self._scorer.gather()
+            if saliency is None:
+                self._scorer.gather()
+            else:
+                self._scorer.take(saliency)
             if self._weights is not None:
                 self._weights.scorer.gather()
             self._prune_if_due()
             self._apply_masks()
             if optimizer is not None:
                 self._mask_state(optimizer)
+
+    def saliency(self) -> Saliency:
+        """What was gathered so far: to be saved, and merged with other sites' by `onnxprune.average`.
+
+        Raises InputError where the criterion gathers nothing while training, or nothing was gathered yet.
+        """
+        return self._scorer.gathered()
 
     def _prune_if_due(self) -> None:
         self._steps += 1

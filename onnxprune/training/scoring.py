@@ -11,6 +11,7 @@ from onnxprune.errors import InputError, RecipeError
 from onnxprune.graph.units import Channels
 from onnxprune.prune import criteria
 from onnxprune.prune.channelwise import ChannelScores, squares_of_inputs, squares_of_outputs
+from onnxprune.prune.saliency import Saliency
 from onnxprune.training import layers, probing
 from onnxprune.training.contributions import Contributions
 from onnxprune.training.export import evaluation_mode
@@ -154,6 +155,33 @@ class Scorer:
                     now = term(weight=array(p), gradient=array(g), curvature=curvature)
                     sums[name] = sums.get(name, 0.0) + now.astype(np.float64)
         return {name: total / seen for name, total in sums.items()}
+
+    def gathered(self) -> Saliency:
+        """The means of what was gathered while training. Raises InputError where there are none."""
+        if not self.reads_gradients:
+            raise InputError(f"The criterion '{self._name}' gathers nothing while training: there is nothing to share.")
+        for number in range(len(self.terms)):
+            self._gathered(number)
+        named = {f"{number}/{name}": v for number, means in enumerate(self._means) for name, v in means.items()}
+        return Saliency(self._name, {name: value.copy() for name, value in named.items()}, self._steps)
+
+    def take(self, saliency: Saliency) -> None:
+        """Put `saliency` in the place of what was gathered. Raises InputError for another criterion's or network's."""
+        means: list[dict[str, np.ndarray]] = [{} for _ in self.terms]
+        for name, array in saliency.arrays.items():
+            number, _, where = name.partition("/")
+            known = where in self.parameters or (where == OF_CHANNELS and self._contributions is not None)
+            if saliency.criterion != self._name or not known or int(number) >= len(means):
+                raise InputError(
+                    f"{saliency} belongs to another criterion or network than the pruner's '{self._name}'. Give one "
+                    "that pruner.saliency() of the same network made."
+                )
+            means[int(number)][where] = np.array(array)
+        self._means, self._steps = means, saliency.steps
+
+    @property
+    def _name(self) -> str:
+        return " + ".join(term.name if weight == 1 else f"{weight:g}*{term.name}" for weight, term in self.terms)
 
     # ---- scores -----------------------------------------------------------------------------------------------------
 
