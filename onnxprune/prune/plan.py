@@ -297,10 +297,10 @@ class Planner:
     ) -> Plan:
         """Choose the units to delete so that every cost in `budget` (fractions) holds and the most saliency is left.
 
-        With the ranking "global" that is the most of sum_g S_g log(s_g / S_g), S_g the saliency of a group's units now
-        and s_g of those that are left. A unit's saliency is what its absence alone would cost; its derivative is that
-        where everything is there, and grows with what is gone: the last channels of a layer carry all that runs through
-        it, whatever they seemed worth among many. (The plain sum narrows some layers to next to nothing.)
+        With the ranking "global" that is the most of sum_g sqrt(S_g) log(s_g / S_g), S_g the saliency of a group's
+        units now and s_g of those that are left. Logarithms, because the last channels of a layer carry all that runs
+        through it, whatever they seemed worth among many; roots, because saliencies of layers far apart compare badly.
+        (The plain sum narrows some layers to next to nothing, and so do logarithms with S_g itself before them.)
 
         `saliency[unit]` is non-negative; units in `deleted` are gone already and go first, those in `stay`, bool
         [units], aren't chosen. Raises BudgetUnreachable, saying the best that can be reached.
@@ -484,11 +484,11 @@ def width_of(name: str) -> str:
 
 
 def _worth(ranked: np.ndarray, widths: Sequence[int]) -> np.ndarray:
-    """S log(s / S) at each width, from the saliencies of a group's units, the first to go first."""
+    """sqrt(S) log(s / S) at each width, from the saliencies of a group's units, the first to go first."""
     left = np.r_[0.0, np.cumsum(ranked[::-1])]
     if left[-1] <= 0:
         return np.zeros(len(widths))
-    return left[-1] * np.log(np.maximum(left[list(widths)] / left[-1], LEAST_SHARE))
+    return np.sqrt(left[-1]) * np.log(np.maximum(left[list(widths)] / left[-1], LEAST_SHARE))
 
 
 def _weight_name(where: str) -> str:

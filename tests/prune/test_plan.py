@@ -63,7 +63,7 @@ def test_no_choice_of_widths_within_the_budget_is_worth_more(name):
 
     def worth(widths):
         parts = [(s.sum(), np.sort(s)[len(s) - w :].sum()) for s, w in zip(members, widths, strict=True)]
-        return sum(whole * np.log(left / whole) for whole, left in parts)
+        return sum(np.sqrt(whole) * np.log(left / whole) for whole, left in parts)
 
     best, sizes = -np.inf, [len(s) for s in members]
     for widths in itertools.product(*[range(2, s + 1, 2) for s in sizes]):
