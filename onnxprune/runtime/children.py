@@ -104,6 +104,10 @@ def _child_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 
+#: Signals that end a process which couldn't have the memory it asked for.
+_FOR_WANT_OF_MEMORY = ("SIGABRT", "SIGBUS", "SIGSEGV")
+
+
 def _death(code: int, memory_mb: int | None, said: str) -> str:
     """What an exit code without a reply means, as the end of a sentence that starts with what ran."""
     limit = f" (its memory limit was {memory_mb} MB: --limit memory_mb=... sets it)" if memory_mb else ""
@@ -116,7 +120,7 @@ def _death(code: int, memory_mb: int | None, said: str) -> str:
         name = f"signal {-code}"
     if name == "SIGKILL":
         return f"was killed by the system (SIGKILL), most likely for lack of memory{limit}"
-    return f"crashed ({name}){limit}"
+    return f"crashed ({name}){limit if name in _FOR_WANT_OF_MEMORY else ''}"
 
 
 def _with_note(error: OnnxPruneError, note: str) -> OnnxPruneError:

@@ -38,9 +38,11 @@ def test_our_own_errors_keep_their_type():
             "exit code 1 and no result, saying 'no disk'",
         ),
         (exec, ("import os; os.kill(os.getpid(), 9)",), None, r"killed by the system \(SIGKILL\)"),
+        (exec, ("import os; os.kill(os.getpid(), 8)",), 4096, r"crashed \(SIGFPE\)(?! \(its memory)"),
+        (exec, ("import os; os.kill(os.getpid(), 11)",), 4096, r"crashed \(SIGSEGV\) \(its memory limit was 4096 MB"),
         (bytearray, (1 << 31,), 256, r"ran out of memory \(its limit was 256 MB: --limit memory_mb="),
     ],
-    ids=["exception", "crash", "exit", "exit with a word", "killed", "memory"],
+    ids=["exception", "crash", "exit", "exit with a word", "killed", "arithmetic", "address", "memory"],
 )
 def test_death_becomes_a_sentence(function, arguments, memory_mb, sentence):
     if memory_mb and not LINUX:
