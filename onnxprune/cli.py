@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import typer
 
 import onnxprune
-from onnxprune.errors import OnnxPruneError
+from onnxprune.errors import OnnxPruneError, RecipeError
 
 INTERRUPTED = 130
 INTERNAL_ERROR = 2
@@ -289,8 +289,13 @@ def compress(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="A YAML file or a built-in recipe.", show_default=False)
     ],
-    out: RunOut,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="RUN", help="The folder of the run.", show_default=False)
+    ] = None,
     resume: Resume = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would happen and how long it would take; write nothing.")
+    ] = False,
     seed: Seed = None,
     as_json: AsJson = False,
 ) -> int:
@@ -298,6 +303,12 @@ def compress(
     from onnxprune import display, pipeline
 
     changes = {} if seed is None else {"seed": seed}
+    if dry_run:
+        with display.ProgressBars() as progress:
+            foresight = pipeline.foresee(recipe, progress=progress, **changes)
+        return _show(0, foresight.as_dict() if as_json else None, lambda: display.print_foresight(foresight))
+    if out is None:
+        raise RecipeError("Say where the run's files go: -o RUN. (--dry-run writes none.)")
     with display.ProgressBars() as progress:
         run = pipeline.compress(recipe, out, resume=resume, progress=progress, **changes)
     _warn(pipeline.machine_notes())

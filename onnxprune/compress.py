@@ -31,7 +31,7 @@ from onnxprune.runtime.equivalence import Equivalence
 from onnxprune.runtime.results import Gate, Validation
 from onnxprune.runtime.validation import validate
 from onnxprune.taskdata import TaskData, load_task
-from onnxprune.workbench import Workbench, check_names
+from onnxprune.workbench import Foresight, Workbench, check_names
 
 #: Costs that a validation counts in both files.
 COUNTED = ("macs", "params")
@@ -97,6 +97,19 @@ def run_recipe(
             title=f"onnxprune: {recipe.name}",
         )
     return CompressedRun(run.path, validation)
+
+
+def foresee(
+    source: "str | os.PathLike | Mapping[str, Any] | Recipe", *, progress: Progress | None = None, **changes: Any
+) -> Foresight:
+    """What `run_recipe` would do and how long it would take, with nothing written; raises what that raises at first."""
+    recipe = recipes.load(source, **changes)
+    folders = [Path(source).parent] if isinstance(source, str | os.PathLike) and Path(source).is_file() else []
+    with _modules_in(folders):
+        _require_torch()
+        build, task = resolve(recipe.module), load_task(recipe.data)
+        check_names(recipe)
+        return Workbench(recipe, build, task, None, progress).foresee()
 
 
 def _measure(recipe: Recipe, task: TaskData, run: RunFolder, progress: Progress | None) -> None:

@@ -113,6 +113,23 @@ def print_run(run: Any) -> None:
     print_lines(f"report:  {run.path / 'report.html'}", f"next:    {next_command}")
 
 
+def print_foresight(found: Any) -> None:
+    """A Foresight: what a run would leave of the network, and how long each stage would take."""
+    minutes = {stage: f"{seconds / 60:.1f} minutes" for stage, seconds in found.seconds.items()}
+    samples = ", ".join(f"{count:,} to {part}" for part, count in found.samples.items())
+    left = ", ".join(f"{share:.1%} of {cost}" for cost, share in found.left.items())
+    width = max(map(len, minutes), default=0)
+    print_lines(
+        f"{found.name}: samples are {samples.replace('to validation', 'to validate').replace('to test', 'to test')}",
+        f"{left} would be left; of units, by the sizes of the weights as they are:",
+        *(f"  {group}: {after} of {before} ({kind})" for group, kind, before, after in found.widths),
+        "on this machine, as it is now:",
+        *(f"  {stage:{width}}  {told}" for stage, told in minutes.items()),
+        f"  {'altogether':{width}}  {sum(found.seconds.values()) / 60:.1f} minutes, and some for export and proof",
+        "nothing was written",
+    )
+
+
 def print_inspection(found: Any) -> None:
     """An Inspection: what the model is, which units it has, what pins the rest."""
     cost = found.cost

@@ -33,7 +33,7 @@ from onnxprune.runfolder import RunFolder
 from onnxprune.shrinking import ShrunkModel, shrink_into
 
 if TYPE_CHECKING:
-    from onnxprune.compress import CompressedRun
+    from onnxprune.compress import CompressedRun, Foresight
     from onnxprune.deploy.package import Package
     from onnxprune.deploy.verify import VerifyResult
     from onnxprune.graph.units import Channels, Unit
@@ -47,6 +47,7 @@ __all__ = [
     "compress",
     "demo",
     "doctor",
+    "foresee",
     "inspect",
     "machine_notes",
     "package",
@@ -198,6 +199,16 @@ def compress(
     from onnxprune.compress import run_recipe
 
     return run_recipe(recipe, out, resume=resume, progress=progress, **changes)
+
+
+def foresee(
+    recipe: "StrPath | Mapping[str, Any] | Recipe", *, progress: Progress | None = None, **changes: Any
+) -> "Foresight":
+    """What `compress` would do and how long it would take, with nothing written."""
+    require_onnxruntime()
+    from onnxprune import compress
+
+    return compress.foresee(recipe, progress=progress, **changes)
 
 
 def demo(

@@ -38,16 +38,37 @@ def check_names(recipe: Recipe) -> None:
         _own(name)
 
 
+@dataclasses.dataclass(frozen=True)
+class Foresight:
+    """What a run would come to: `left` of the dense network, widths (group, kind, before, after), seconds by stage.
+
+    Widths are those that the weights' sizes give before training; time is what single steps take now.
+    """
+
+    name: str
+    samples: dict[str, int]
+    left: dict[str, float]
+    widths: tuple[tuple[str, str, int, int], ...]
+    seconds: dict[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain JSON types."""
+        return dataclasses.asdict(self)
+
+
 class Workbench:
     """A network in training. Leaves dense.onnx, pruned.onnx, history.json and the proof in the run's folder.
 
     Raises ProviderRefused, RecipeError, DataError where the parts don't fit; see `train_and_export`.
     """
 
-    def __init__(self, recipe: Recipe, build: Callable, task: TaskData, run: RunFolder, progress: Progress | None):
+    def __init__(
+        self, recipe: Recipe, build: Callable, task: TaskData, run: RunFolder | None, progress: Progress | None
+    ):
         from onnxprune.training import trainee
 
-        self.recipe, self.task, self.run, self.progress = recipe, task, run, progress
+        self.recipe, self.task, self.progress = recipe, task, progress
+        self.run: RunFolder = run  # type: ignore[assignment] - none where nothing is to be written
         device = trainee.pick_device(recipe.device)
         self.module = trainee.build_module(build, recipe.module, device, recipe.seed)
         self.example = trainee.example_of(task.arrays("train")[0], device)
@@ -73,8 +94,11 @@ class Workbench:
         self.write_history([*histories, history], pruner)
         self.export_pruned(pruner)
 
-    def rehearse(self) -> None:
-        """A module that can't be exported and a budget out of reach are better known before hours of training."""
+    def rehearse(self) -> "Pruner":
+        """A module that can't be exported and a budget out of reach are better known before hours of training.
+
+        Returns the pruner of a copy that was pruned to the budget, by size.
+        """
         what = "rehearsing export and pruning"
         tell(self.progress, 0, 1, what)
         weights = self.weights()
@@ -82,8 +106,30 @@ class Workbench:
         once["weights"] = weights and dataclasses.replace(weights, criterion="magnitude")
         module = copy.deepcopy(self.module)
         self.restructure(module)
-        self.pruner(module, **once).prune(1.0)
+        pruner = self.pruner(module, **once)
+        pruner.prune(1.0)
         tell(self.progress, 1, 1, what)
+        return pruner
+
+    def foresee(self) -> "Foresight":
+        """What the run would come to and how long it would take on this machine, without writing anything."""
+        from onnxprune.training import timing
+
+        pruner, recipe = self.rehearse(), self.recipe
+        samples = {part: len(getattr(self.task, part)) for part in ("train", "validation", "test")}
+        seconds: dict[str, float] = {}
+        teaches = recipe.finetune.distillation is not None
+        evaluation = timing.evaluation_seconds(self.module, self.task.arrays("validation")[0])
+        sections = (("dense training", recipe.dense, False), ("pruning and fine-tuning", recipe.finetune, teaches))
+        for stage, section, taught in sections:
+            if section is not None:
+                batch = timing.step_seconds(self.module, *self.task.arrays("train"), section.batch, self.loss, taught)
+                batches = max(1, samples["train"] // section.batch)
+                seconds[stage] = section.epochs * (batches * batch + evaluation)
+        measured = len(recipe.measure.batches) * len(recipe.measure.threads) * len(recipe.providers_asked)
+        seconds["measuring"] = measured * recipe.measure.seconds
+        widths = tuple((w["group"], w["kind"], w["before"], w["after"]) for w in pruner.widths())
+        return Foresight(recipe.name, samples, dict(pruner.cost), widths, seconds)
 
     def pruner(self, module: Any, **how: Any) -> "Pruner":
         """A pruner of `module` with the recipe's budget."""

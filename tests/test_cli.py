@@ -221,6 +221,19 @@ def test_a_bad_recipe_ends_in_one_sentence_before_anything_is_trained(
     assert not list((tmp_path / "run").glob("stages/*"))
 
 
+def test_a_dry_run_says_what_would_happen_and_writes_nothing(run, tiny_project, tmp_path):
+    before = sorted(tiny_project.rglob("*"))
+    answer = run("compress", tiny_project / "recipe.yaml", "--dry-run")
+    assert answer.code == 0
+    assert "conv1.weight: " in answer.out and "of 16 (channel)" in answer.out
+    assert "pruning and fine-tuning" in answer.out and "nothing was written" in answer.out
+    told = json.loads(run("compress", tiny_project / "recipe.yaml", "--dry-run", "--json").out)
+    assert told["samples"] == {"train": 256, "validation": 64, "test": 128}
+    assert 0 < told["left"]["macs"] < 1 and all(seconds > 0 for seconds in told["seconds"].values())
+    assert [path for path in sorted(tiny_project.rglob("*")) if "__pycache__" not in str(path)] == before
+    assert_one_sentence(run("compress", tiny_project / "recipe.yaml"), 2, "-o RUN")
+
+
 RUN_FOLDERS = {
     "a file": (lambda run: run.write_text("mine"), "is a file"),
     "below a file": (lambda run: run.parent.joinpath("run").write_text("mine"), "is a file"),
