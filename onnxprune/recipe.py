@@ -155,6 +155,8 @@ class Distillation(_Section):
 
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     temperature: Rate = 2.0
+    features: tuple[str, ...] = ()
+    feature_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 100.0
 
 
 class Adaptive(_Section):

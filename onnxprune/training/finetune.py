@@ -34,7 +34,7 @@ from onnxprune.prune import schedule as schedules
 from onnxprune.prune.schedule import Adaptive, Control, Planned, Position, Rising
 from onnxprune.training.averaging import Average
 from onnxprune.training.checkpoint import load_checkpoint, save_checkpoint, seed_everything
-from onnxprune.training.distill import Distillation
+from onnxprune.training.distill import Distillation, Watch
 from onnxprune.training.history import EpochRecord, History, StepRecord
 
 #: A batch whose loss is this many times the first batch's (or 1, if that is more) ends the run: nothing good follows.
@@ -231,8 +231,11 @@ def train(
             state.positions = {rate: asdict(control.start(len(pruning_epochs))) for rate in rates}
         state.baseline, _ = _evaluate(module, evaluate)
         _remember_best(state, state.baseline, settings, control, module, pruner)
+    watch = None
     if teacher is not None:
         teacher.to(device).eval()
+        if distillation.features:
+            watch = Watch(module, teacher, distillation.features)
 
     for epoch in range(state.epoch, settings.epochs):
         if _is_over(state, settings, control, pruner):
@@ -259,13 +262,15 @@ def train(
         optimizer.zero_grad()
         for x, y in batches(epoch):
             x, y = x.to(device), y.to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=settings.amp):
+            with watch or nullcontext(), torch.autocast(device.type, torch.bfloat16, enabled=settings.amp):
                 outputs = module(x)
                 objective = loss(outputs, y)
                 if teacher is not None:
                     with torch.no_grad():
                         said = teacher(x)
                     objective = distillation.mix(objective, outputs, said)
+                if watch is not None:
+                    objective = objective + distillation.feature_weight * watch.loss()
             if pruner is not None:
                 objective = objective + pruner.penalty()
             (objective / settings.accumulate).backward()

@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from onnxprune.errors import InputError, RecipeError
-from onnxprune.training.distill import Distillation, distillation_loss
+from onnxprune.training.distill import Distillation, Watch, distillation_loss, similarity_loss
+from onnxprune.training.finetune import TrainingSettings, train
 
 
 def softmax(logits):
@@ -68,3 +70,40 @@ def test_mix_divides_between_labels_and_teacher(weight):
 def test_settings_out_of_range_are_refused(bad):
     with pytest.raises(RecipeError, match=next(iter(bad))):
         Distillation(**bad)
+
+
+def test_samples_that_are_alike_to_the_teacher_by_hand():
+    """Outputs (3, 4) and (4, -3) have nothing in common; (1, 0) and (1, 0) are the same."""
+    apart, same = torch.tensor([[3.0, 4.0], [4.0, -3.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    # Rows (1, 0) and (0, 1) against (r, r) and (r, r), r the root of a half.
+    r = 0.5**0.5
+    assert similarity_loss(same, apart).item() == pytest.approx(2 * ((1 - r) ** 2 + r**2) / 4)
+    assert similarity_loss(2 * apart, apart).item() == pytest.approx(0, abs=1e-6)
+    wider = torch.cat([apart, torch.zeros(2, 5)], dim=1)
+    assert similarity_loss(wider, apart).item() == pytest.approx(0, abs=1e-6), "widths may differ"
+
+
+def test_features_at_named_layers_come_closer_to_the_teachers():
+    torch.manual_seed(0)
+    teacher, student = (nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)) for _ in range(2))
+    x, y = torch.randn(64, 4), torch.arange(64) % 3
+
+    def distance():
+        with torch.no_grad(), Watch(student, teacher, ["1"]) as watch:
+            student(x)
+            teacher(x)
+            return watch.loss().item()
+
+    before = distance()
+    train(
+        student,
+        lambda epoch: [(x, y)] * 20,
+        settings=TrainingSettings(epochs=3, learning_rate=0.02),
+        evaluate=lambda module: 0.5,
+        teacher=teacher,
+        distillation=Distillation(weight=0.0, features=("1",), feature_weight=1000.0),
+    )
+    assert distance() < 0.3 * before
+    assert not student[1]._forward_hooks and not teacher[1]._forward_hooks
+    with pytest.raises(RecipeError, match=r"The student has no module 'layer9' to distil\. Name some of: 0, 1, 2"):
+        Watch(student, teacher, ["layer9"])
