@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.graph.names import free_name, value_names
+from onnxprune.graph.names import free_name, node_names, value_names
 from onnxprune.graph.rules import Mended
 
 
@@ -120,13 +120,13 @@ class Mender:
         out.replace_all_uses_with(scaled.outputs[0], replace_graph_outputs=is_output)
         scaled.replace_input_with(0, out)
         scaled.outputs[0].name, out.name = (
-            (out.name, f"{out.name}.kept") if is_output else (f"{out.name}.scaled", out.name)
+            (out.name, self._free(f"{out.name}.kept")) if is_output else (self._free(f"{out.name}.scaled"), out.name)
         )
         self.graph.insert_after(node, scaled)
 
     @cached_property
     def _taken(self) -> set[str]:
-        return value_names(self.graph)
+        return value_names(self.graph) | node_names(self.graph)
 
     def _free(self, wanted: str) -> str:
         name = free_name(wanted, self._taken)

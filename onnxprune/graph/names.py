@@ -19,3 +19,8 @@ def value_names(graph: ir.Graph) -> set[str]:
     for node in ir.traversal.RecursiveGraphIterator(graph):
         names |= {value.name or "" for value in [*node.outputs, *node.inputs] if value is not None}
     return names
+
+
+def node_names(graph: ir.Graph) -> set[str]:
+    """The names of all nodes of a graph, those in subgraphs too."""
+    return {node.name or "" for node in ir.traversal.RecursiveGraphIterator(graph)}

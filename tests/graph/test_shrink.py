@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 import onnx.parser
+import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxprune.graph.model import load, to_bytes
+from onnxprune.graph.model import load, to_bytes, to_proto
 from onnxprune.graph.shrink import shrink
 
 Arrays = dict[str, np.ndarray]
@@ -241,3 +242,26 @@ def test_halves_that_would_round_are_the_reason(oracle):
     (entry,) = shrink(source)[1].kept_dead
     assert (entry.tensor, entry.index) == ("a", 2)
     assert "computes in halves, which round what it would take over" in entry.reason
+
+
+def test_a_mean_that_shrinks_twice_has_a_factor_for_each_time(oracle):
+    """Two nodes of one name are no valid file."""
+    source = oracle.parse(
+        "a = Conv(x, w0) b = Relu(a) m = ReduceMean(b, ax) y = Conv(m, w9)",
+        {"x": "N,3,8,8"},
+        {"w0": (8, 3, 1, 1), "w9": (5, 1, 1, 1)},
+        {"ax": np.array([1])},
+    )
+    model = load(source)
+    smaller = model
+    for row in (1, 2):
+        tensor = smaller.ir.graph.initializers["w0"]
+        array = tensor.const_value.numpy().copy()
+        array[row] = 0
+        tensor.const_value = ir.tensor(array, name="w0")
+        smaller, report = shrink(load(to_proto(smaller)))
+        assert report.verdicts["removed"] == 1
+    onnx.checker.check_model(to_bytes(smaller), full_check=True)
+    names = [node.name for node in smaller.ir.graph]
+    assert len(set(names)) == len(names)
+    oracle.run(smaller, oracle.feeds_for(smaller, 2))

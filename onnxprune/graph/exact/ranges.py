@@ -103,7 +103,8 @@ def _settled(step: Step, out: ir.Value, between: Range | None) -> Range | None:
     shape = step.trace.shape_of[out]
     if between.low.ndim != len(shape) or any(n not in (1, s) for n, s in zip(between.low.shape, shape, strict=True)):
         return None
-    between = between.over(tuple(a for a in range(len(shape)) if step.trace.is_dynamic(out, a)))
+    if any(n > 1 and step.trace.is_dynamic(out, a) for a, n in enumerate(between.low.shape)):
+        between = between.over(tuple(range(len(shape))))  # where it comes to may depend on the size
     if between.low.size > MAX_PLACES:
         between = between.over(tuple(a for a in range(len(shape)) if a != 1))
     return between if between.low.size <= MAX_PLACES else None

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from onnxprune.graph.labels import PINNED, Facet, compress, ghost_of, reshape, spans
+from onnxprune.graph.labels import PINNED, Facet, compress, ghost_of, reshape, reshape_blocks, spans
 from onnxprune.graph.labels import facet as labelled
 from onnxprune.graph.rules.elementwise import alike
 from onnxprune.graph.rules.registry import Change, Facets, Mended, Op, mend, rule
@@ -42,8 +42,25 @@ def reshape_like(op: Op) -> Facets:
     """Labels are reshaped like the data; a target that names sizes is written anew."""
     x, out = op.inputs[0], op.outputs[0]
     moved = [(f, reshape(f, x.shape, out.shape)) for f in x.facets]
+    scattered = [f for f, new in moved if _is_scattered(op, f, new)]
+    op.pin(scattered, "is reshaped across sizes that vary")
+    moved = [(f, new) for f, new in moved if not any(f is s for s in scattered)]
     # Labels that stay anyway say nothing more when they are repeated along an axis that others speak about.
     return settle(op, [new for old, new in moved if new.size <= old.size or not op.ledger.is_pinned(old)])
+
+
+def _is_scattered(op: Op, old: Facet, new: Facet) -> bool:
+    """Whether it depends on a symbolic size where a label comes to: on one inside the labelled axis, which is left over
+    for an axis outside one that is labelled now."""
+    for before, after in reshape_blocks(op.inputs[0].shape, op.outputs[0].shape):
+        labelled_axes = [a for a in before if old.shape[a] > 1]
+        if not labelled_axes or len(after) < 2:
+            continue
+        inside = [a for a in before if a > labelled_axes[0] and op.is_dynamic_input(0, a)]
+        outside = [a for a in after if op.is_dynamic(0, a)]
+        if inside and outside and any(new.shape[a] > 1 and not op.is_dynamic(0, a) for a in after if a > outside[0]):
+            return True
+    return False
 
 
 @mend("", "Squeeze")
