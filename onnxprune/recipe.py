@@ -29,7 +29,7 @@ WEIGHT_CRITERIA = (
     *("fisher", "gradient", "hessian", "lamp", "magnitude", "magnitude_l2", "normalized", "obd", "sensitivity"),
     "taylor",
 )
-SCHEDULES = ("adaptive", "cubic", "exponential", "fixed", "linear", "one-shot", "threshold")
+SCHEDULES = ("adaptive", "cubic", "exponential", "fixed", "hierarchical", "linear", "one-shot", "threshold")
 ADJUSTMENTS = ("none", "rescale", "norm", "bias", "batchnorm", "least_squares")
 PENALTIES = ("l1", "group", "batchnorm")
 RANKINGS = ("global", "layer", "isomorphic")
@@ -167,6 +167,13 @@ class Adaptive(_Section):
     growth: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.5
     patience: Positive = 2
     most: Positive = 100
+
+
+class Hierarchical(Adaptive):
+    """The same layer by layer, from the output down; `left` is the part of its units that each may end with."""
+
+    first: Annotated[float, Field(gt=0, le=1)] = 0.5
+    left: Annotated[float, Field(gt=0, lt=1)] = 0.5
 
 
 class Threshold(_Section):
@@ -320,6 +327,7 @@ class Recipe(_Section):
     calibration: Positive = 256
     schedule: Literal[SCHEDULES] = "cubic"
     adaptive: Adaptive = Adaptive()
+    hierarchical: Hierarchical = Hierarchical()
     threshold: Threshold = Threshold()
     steps: Positive = 10
     guard: Fraction = 0.05
@@ -346,6 +354,10 @@ class Recipe(_Section):
             raise ValueError(
                 "say what single weights go in one place: under weights, as connections and parameters, or a template"
             )
+        if self.schedule == "hierarchical":
+            if self.budget is not None or self.prune is not None:
+                raise ValueError("hierarchical has its budget in hierarchical.left: leave budget and prune out")
+            return self
         if self.prune is None:
             if self.budget is None and not self.templates:
                 raise ValueError("give a budget, what may be left, or under prune the share of each kind that goes")
@@ -386,6 +398,8 @@ class Recipe(_Section):
     def limits(self) -> dict[str, float]:
         """{cost, kind of unit or pattern over layers: what may be left}, of budget, prune and templates together."""
         widths = {p: t.width for t in self.templates.values() if t.width is not None for p in t.match}
+        if self.schedule == "hierarchical":
+            return {"*": self.hierarchical.left}
         return {**(self.budget.limits if self.budget else {}), **(self.prune.units if self.prune else {}), **widths}
 
     @property

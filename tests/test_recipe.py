@@ -25,6 +25,10 @@ WRONG = {
     "a negative budget": ({"budget": {"macs": -1}}, "'budget.macs' is -1: it should be greater than 0"),
     "a budget that isn't a number": ({"budget": {"macs": "few"}}, "'budget.macs' is 'few'"),
     "an infinite budget": ({"budget": {"macs": float("inf")}}, "'budget.macs' is inf"),
+    "a budget beside that of each layer": (
+        {"schedule": "hierarchical"},
+        "hierarchical has its budget in hierarchical.left",
+    ),
     "rates of nothing": ({"budget": None, "prune": {"parameters": {}}}, "prune names nothing that goes"),
     "a rate that is given twice": (
         {"budget": {"units": {"head": 0.5}}, "prune": {"heads": 0.5}},
@@ -107,6 +111,11 @@ def test_templates_say_one_thing_of_layers_by_name():
     assert recipe.limits == {"layer1.*": 0.5}
     assert (recipe.single_weights.pattern, recipe.single_weights.only) == ("2:4", ("tail",))
     assert recipe.templates["thin"].match == ("layer2.*", "head")
+
+
+def test_layer_by_layer_the_budget_is_that_of_each_layer():
+    recipe = recipes.load({"module": "a:b", "data": "a:c", "schedule": "hierarchical", "hierarchical": {"left": 0.7}})
+    assert recipe.limits == {"*": 0.7} and recipe.single_weights is None
 
 
 def test_a_budget_or_rates_must_be_given():

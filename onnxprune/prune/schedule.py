@@ -5,9 +5,10 @@ end; it gives the fraction that may be left now. All start at 1 and end at the b
 
 A control decides, step after step, how far the next step goes and whether it is kept:
 
-    Planned     even steps of progress; one that costs too much is undone and halved
-    Adaptive    steps that grow while the metric holds and are halved when it doesn't
-    Rising      a threshold on the units' scores that is multiplied while the metric holds
+    Planned        even steps of progress; one that costs too much is undone and halved
+    Adaptive       steps that grow while the metric holds and are halved when it doesn't
+    Hierarchical   the same layer by layer, from the output down
+    Rising         a threshold on the units' scores that is multiplied while the metric holds
 """
 
 import math
@@ -74,14 +75,14 @@ SCHEDULES: dict[str, Schedule] = {
     "exponential": exponential,
 }
 #: Names that need more than progress and budget: the number of steps, or the metric.
-OTHERS = ("fixed", "adaptive", "threshold")
+OTHERS = ("fixed", "adaptive", "hierarchical", "threshold")
 
 
 def find(schedule: "str | Schedule", steps: int = 10) -> Schedule:
     """A schedule by name, or the callable itself. `steps` are those in which "fixed" takes a tenth of what is left.
 
-    "adaptive" and "threshold" are linear between the points that their controls choose. Raises RecipeError for an
-    unknown name.
+    "adaptive", "hierarchical" and "threshold" are linear between the points that their controls choose. Raises
+    RecipeError for an unknown name.
     """
     if callable(schedule):
         return schedule
@@ -175,6 +176,8 @@ class Adaptive:
     patience: int = 2
     most: int = 100
     strict: bool = True
+    #: Whether one rate goes as far as it can before the next one starts.
+    in_order: bool = False
 
     def __post_init__(self) -> None:
         sound = 0 < self.first <= 1 and 0 <= self.tolerance < 1 and self.growth >= 1
@@ -206,6 +209,23 @@ class Adaptive:
         if stable == self.patience:
             stable, size = 0, size * self.growth
         return Verdict(True, reason, Position(reached, size, stable=stable, taken=taken))
+
+
+@dataclass(frozen=True)
+class Hierarchical(Adaptive):
+    """`Adaptive` layer by layer: in each the least important units go until the metric or `left` stops it.
+
+    `left` is the part of its units that each layer may end with. The layer next to the output comes first.
+    """
+
+    first: float = 0.5
+    left: float = 0.5
+    in_order: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.left < 1:
+            raise RecipeError(f"{self.left!r} can't be left of each layer. Give a number between 0 and 1.")
 
 
 @dataclass(frozen=True)
@@ -254,7 +274,7 @@ class Rising:
         return Verdict(False, reason, replace(position, size=math.sqrt(position.size), taken=position.taken + 1))
 
 
-CONTROLS: dict[str, type] = {"adaptive": Adaptive, "threshold": Rising}
+CONTROLS: dict[str, type] = {"adaptive": Adaptive, "hierarchical": Hierarchical, "threshold": Rising}
 
 
 def target(position: Position) -> float:

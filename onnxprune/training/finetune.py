@@ -175,8 +175,10 @@ class _State:
         return sum(position["progress"] for position in self.positions.values()) / len(self.positions)
 
     def next_rate(self, control: Control) -> str | None:
-        """The rate that has come least far among those that want more; None where none does."""
+        """The rate that has come least far among those that want more, or the first of them; None where none does."""
         wanting = [rate for rate in self.positions if control.wants_more(self.at(rate))]
+        if getattr(control, "in_order", False):
+            return next(iter(wanting), None)
         return min(wanting, key=lambda rate: self.at(rate).progress, default=None)
 
 

@@ -32,7 +32,7 @@ from onnxprune.graph.units import Channels, trace
 from onnxprune.prune import criteria
 from onnxprune.prune import schedule as schedules
 from onnxprune.prune.kinds import Planners, rate_of
-from onnxprune.prune.plan import Plan, Width, fits
+from onnxprune.prune.plan import Plan, Width, fits, width_of
 from onnxprune.prune.saliency import Saliency
 from onnxprune.prune.weights import SingleWeights
 from onnxprune.runtime.equivalence import Equivalence, compare_outputs, random_feeds, require
@@ -148,6 +148,12 @@ class Pruner:
         self._planner = Planners(self.channels, **self._planning)
         self._budget = self._planner.fractions(budget) if budget or weights is None else {}
         self._planner.check(self._budget)
+        self._layer_by_layer = schedule == "hierarchical"
+        if self._layer_by_layer and any(not name.startswith(width_of("")) for name in self._budget):
+            raise RecipeError(
+                "The schedule hierarchical takes layers one by one. Give the budget as patterns over layers, such as "
+                "{'*': 0.5} for half of each."
+            )
         self._penalty = Penalty(penalty_kind, penalty, module, self._parameters, self.channels)
         self._deleted = np.zeros(self.channels.count, bool)
         self._masks: dict[str, torch.Tensor] = {}
@@ -203,8 +209,13 @@ class Pruner:
     @property
     def rates(self) -> tuple[str, ...]:
         """What can go one step further by itself: "cost", each kind of unit that has a budget, single weights."""
-        of_budget = tuple(dict.fromkeys(rate_of(name) for name in self._budget))
+        of_budget = tuple(dict.fromkeys(self._rate_of(name) for name in self._budget))
+        if self._layer_by_layer:
+            of_budget = of_budget[::-1]  # the graph's order is from the input on
         return of_budget if self._weights is None else (*of_budget, *self._weights.rule.rates)
+
+    def _rate_of(self, name: str) -> str:
+        return name if self._layer_by_layer else rate_of(name)
 
     def prune(self, progress: "float | Mapping[str, float]") -> Plan:
         """One pruning step: mask as much as the schedule wants at `progress`, 0 to 1, or {rate: 0 to 1} for each rate.
@@ -219,7 +230,9 @@ class Pruner:
                 f"Progress is {progress}. Give a number from 0, nothing pruned, to 1, the budget; or one for each of "
                 f"{', '.join(self.rates)}."
             )
-        target = {name: self._schedule(of_rate[rate_of(name)], fraction) for name, fraction in self._budget.items()}
+        target = {
+            name: self._schedule(of_rate[self._rate_of(name)], fraction) for name, fraction in self._budget.items()
+        }
         for number in range(len(self._planner.stages)):
             scores = self.score()
             stage = self._planner.stages[number]

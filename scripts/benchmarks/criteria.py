@@ -55,7 +55,7 @@ def methods() -> dict[str, tuple[str, dict[str, Any]]]:
     for name in ("layer", "isomorphic"):
         found[f"ranking {name}"] = ("ranking", {"ranking": name})
     for name in (*SCHEDULES, "fixed", *CONTROLS):
-        if name != "cubic":
+        if name not in ("cubic", "hierarchical"):  # the latter has no budget in multiply-adds
             found[f"schedule {name}"] = ("schedule", {"schedule": name})
     for name in ADJUSTMENTS[1:]:
         found[f"adjust {name}"] = ("adjustment", {"adjust": name})

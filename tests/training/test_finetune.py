@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from onnxprune.errors import DataError, GateError, OutputError, RecipeError
-from onnxprune.prune.schedule import Adaptive, Rising
+from onnxprune.prune.schedule import Adaptive, Hierarchical, Rising
 from onnxprune.training.averaging import Average
 from onnxprune.training.distill import Distillation
 from onnxprune.training.finetune import TrainingSettings, train
@@ -500,6 +500,24 @@ def test_adaptive_steps_move_each_rate_by_the_metric():
         ("neuron", 0.8, "kept"),
     ]
     assert history.progress == pytest.approx(0.6)
+
+
+def test_layers_one_by_one_each_until_the_metric_stops_it():
+    """The first holds to its end; the second drops at once, and at half of it, and is left where it was."""
+    module = build()
+    pruner = TwoRates(module)
+    settings = TrainingSettings(epochs=6, learning_rate=0.01, prune_every=1, prune_steps=5, prune_start=0, prune_end=1)
+    metric = scripted([0.9, 0.9, 0.9, 0.9, 0.5, 0.5, 0.9])
+    control = Hierarchical(first=0.5, growth=1.0)
+    _, history = run(module, pruner=pruner, settings=settings, control=control, evaluate=metric)
+    told = [(step.rate, step.target, step.decision) for step in history.steps]
+    assert told == [
+        ("neuron", 0.5, "kept"),
+        ("neuron", 1.0, "kept"),
+        ("connections", 0.5, "rolled back"),
+        ("connections", 0.25, "rolled back"),
+        ("connections", 0.125, "kept"),
+    ]
 
 
 def test_a_rising_threshold_prunes_to_the_budget_and_goes_back_where_it_costs_too_much():

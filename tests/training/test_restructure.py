@@ -142,3 +142,15 @@ def test_a_pattern_for_some_layers_alone():
     sparse = {n for n, p in module.named_parameters() if p.ndim > 1 and (p == 0).any()}
     assert sparse == {f"blocks.{n}.conv1.weight" for n in range(4)}
     assert np.isclose(float((module.blocks[0].conv1.weight != 0).float().mean()), 0.5)
+
+
+def test_layers_are_rates_of_their_own_from_the_output_down():
+    module = build()
+    how = {"criterion": "magnitude", "round_to": 1, "schedule": "hierarchical"}
+    pruner = Pruner(module, (X[:2],), budget={"*": 0.5}, **how)
+    assert pruner.rates[0] == "width of wider.weight" and len(pruner.rates) == len(pruner.widths())
+    pruner.prune({rate: float(rate == "width of wider.weight") for rate in pruner.rates})
+    after = {w["group"]: (w["before"], w["after"]) for w in pruner.widths()}
+    assert after.pop("wider.weight") == (12, 6) and all(before == left for before, left in after.values())
+    with pytest.raises(RecipeError, match="takes layers one by one"):
+        Pruner(module, (X[:2],), budget={"macs": 0.5}, channels=pruner.channels, **how)
