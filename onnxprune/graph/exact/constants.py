@@ -13,6 +13,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxprune.graph.exact.forward import Facts
 from onnxprune.graph.exact.known import Known
 from onnxprune.graph.exact.rewrite import fits, new_initializer
+from onnxprune.graph.exact.step import WIDENED
 from onnxprune.graph.model import Model
 from onnxprune.graph.remove import skip, twins
 from onnxprune.graph.trace import Trace
@@ -54,7 +55,7 @@ def _replaced(trace: Trace, facts: Facts, new_constants: bool) -> Model | None:
                 skip(other, 1 - index)
                 changed = True
                 break
-            dtype = value.dtype or _dtype_beside(node)
+            dtype = value.dtype or _dtype_beside(node) or _dtype_computed(model.ir, found)
             if new_constants and dtype is not None and fits(dtype, found.value.astype(np.float64)):
                 constant = found.compressed().value.astype(dtype.numpy())
                 other.replace_input_with(index, new_initializer(copy.graph, f"{value.name}.constant", constant, dtype))
@@ -92,6 +93,12 @@ def _dtype_beside(node: ir.Node) -> ir.DataType | None:
     """The type of an operand that the file says nothing of: that of the others, but for a condition."""
     given = [v.dtype for v in [*node.outputs, *node.inputs[1 if node.op_type == "Where" else 0 :]] if v is not None]
     return next((dtype for dtype in given if dtype is not None), None)
+
+
+def _dtype_computed(model: ir.Model, found: Known) -> ir.DataType | None:
+    """The type that a constant was computed in, where no halves are about, which would be computed as float32."""
+    tables = [*model.graph.inputs, *model.graph.initializers.values()]
+    return None if any(v.dtype in WIDENED for v in tables) else ir.DataType.from_numpy(found.value.dtype)
 
 
 def _is_neutral(node: ir.Node, index: int, found: Known) -> bool:

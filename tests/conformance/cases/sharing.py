@@ -24,6 +24,8 @@ CASES = (
     Case("squeeze and excitation", "4", EXCITED, PLAIN + " w1[4,8,1,1] b1[4] w2[8,4,1,1] b2[8]", "w0[2] = 0; b0[2] = 0", ONE | {"w1": 4, "w2": 4, "b2": 1},
          "the gate of a dead channel multiplies 0", "slices the gate's operand only: invalid"),
     Case("squeeze and excitation, a gate of a half", "4 2", EXCITED, PLAIN + " w1[4,8,1,1] b1[4] w2[8,4,1,1] b2[8]", "w2[2] = 0; b2[2] = 0", {}, "Sigmoid(0) is 0.5: the channel lives, halved", "takes a zero gate row for a closed gate"),
+    Case("squeeze and excitation, a gate that never opens", "4 2", "a = Conv(x, w0, b0) r = Relu(a) p = GlobalAveragePool(r) h0 = Conv(p, w1, b1) h = Relu(h0) e = Conv(h, w2, b2) s = Sigmoid(e) m = Mul(r, s) y = Conv(m, w9, b9)",
+         PLAIN + " w1[4,8,1,1] b1[4] w2[8,4,1,1] b2[8]", "w1 = -0.3; b1 = -0.1", {"w1": 32, "b1": 4, "w2": 32, "b2": 8, "s": -8}, "means of what is never below 0, times -0.3: nothing comes out of h, and the gate is Sigmoid(b2), a scale", "computes the gate each time"),
     Case("concat", "4", "a = Conv(x, w0, b0) c = Conv(x, w1, b1) d = Concat<axis=1>(a, c) b = Relu(d) y = Conv(b, w9, b9)", "w0[8,3,1,1] b0[8] w1[4,3,1,1] b1[4] w9[5,12,1,1] b9[5]",
          "w0[7] = 0; b0[7] = 0; w1[1] = 0; b1[1] = 0.5", {"w0": 3, "b0": 1, "w1": 3, "b1": 1, "w9": 10}, "places 7 and 9 of the concatenation; the second folds 0.5", "forgets the offset of the second piece"),
     Case("dense connections", "4", "a = Conv(x, w0, b0) c = Concat<axis=1>(x, a) d = Conv(c, w1, b1) e = Concat<axis=1>(c, d) y = Conv(e, w9, b9)",
