@@ -44,7 +44,7 @@ def measure(node: gs.Node, tensors: Tensors) -> list[None]:
     rank, changed = len(tensors.shapes[source.name]), tensors.changes(source.name)
     read = range(rank)[node.attrs.get("start", 0) : node.attrs.get("end", rank)]
     if node.op == "Size" or any(axis in changed for axis in read):
-        tensors.measured.add(node.outputs[0].name)
+        tensors.measured[node.outputs[0].name] = np.isin(read, list(changed)) if node.op == "Shape" else None
     return [None]
 
 

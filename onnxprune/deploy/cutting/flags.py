@@ -57,14 +57,14 @@ def reshape(flags: Flags, shape: Sequence[int], out: Sequence[int]) -> Flags:
     """Flags of a tensor of `shape` that is read as `out`: only blocks of axes about which they speak are laid out."""
     laid: list[int] = []  # what the flags are broadcast to
     given: list[int] = []
-    for left, right in _blocks(shape, out):
+    for left, right in blocks(shape, out):
         speaks = any(flags.shape[axis] > 1 for axis in left)
         laid += [shape[axis] if speaks else 1 for axis in left]
         given += [out[axis] if speaks else 1 for axis in right]
     return np.broadcast_to(flags, laid).reshape(given)
 
 
-def _blocks(shape: Sequence[int], out: Sequence[int]) -> Iterable[tuple[list[int], list[int]]]:
+def blocks(shape: Sequence[int], out: Sequence[int]) -> Iterable[tuple[list[int], list[int]]]:
     """The smallest runs of axes of both shapes with as many elements."""
     left, right, i, j = [], [], 0, 0
     product, other = 1, 1

@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.deploy.cutting.flags import Flags, ahead, cut, lines, other_axes, reshape, take
+from onnxprune.deploy.cutting.flags import Flags, ahead, blocks, cut, lines, other_axes, reshape, take
 from onnxprune.deploy.cutting.tensors import Tensors, check_agrees, flow, mend, operand, refusal, whole_slices
 
 # ---- shapes ---------------------------------------------------------------------------------------------------------
@@ -23,14 +23,21 @@ def write_target(node: gs.Node, tensors: Tensors) -> None:
     """Fixed sizes are written out; a symbolic one is the input's at that place (0), or what is left over (-1)."""
     source, out = node.inputs[0], node.outputs[0]
     target = [-1 if tensors.is_symbolic(out.name, axis) else size for axis, size in enumerate(tensors.left(out))]
-    for axis in range(min(len(target), len(tensors.shapes[source.name]))):
-        if target[axis] == -1 and tensors.ratio(out, axis, source, axis) == 1:
+    made_of = _made_of(node, tensors)
+    for axis, size in enumerate(target):
+        if size == -1 and axis in made_of.get(axis, ()) and tensors.ratio(out, axis, source, axis) == 1:
             target[axis] = 0
     node.attrs.pop("allowzero", None)
     if target.count(-1) <= 1:
         tensors.write(node, 1, target)
     else:
         tensors.replace(node, 1, _compute_target(node, tensors, target))
+
+
+def _made_of(node: gs.Node, tensors: Tensors) -> dict[int, list[int]]:
+    """{axis of the result: axes of the input that its elements come from}: others may be as long by chance."""
+    shapes = (tensors.shapes[value.name] for value in (node.inputs[0], node.outputs[0]))
+    return {axis: left for left, right in blocks(*shapes) for axis in right}
 
 
 def _compute_target(node: gs.Node, tensors: Tensors, target: Sequence[int]) -> gs.Tensor:
@@ -40,10 +47,11 @@ def _compute_target(node: gs.Node, tensors: Tensors, target: Sequence[int]) -> g
     """
     source, out, old = node.inputs[0], node.outputs[0], node.inputs[1]
     name = f"{node.name}.sizes1"
+    made_of = _made_of(node, tensors)
     multiples: dict[int, tuple[int, Fraction] | None] = {}
     for axis, size in enumerate(target):
         if size == -1:
-            ratios = ((i, tensors.ratio(out, axis, source, i)) for i in range(len(tensors.shapes[source.name])))
+            ratios = ((i, tensors.ratio(out, axis, source, i)) for i in made_of.get(axis, ()))
             multiples[axis] = next(((i, ratio) for i, ratio in ratios if ratio is not None), None)
     rest = next((axis for axis, found in multiples.items() if found is None), min(multiples))
 

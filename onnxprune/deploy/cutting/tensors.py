@@ -60,8 +60,8 @@ class Tensors:
     others: Mapping[str, tuple[int, ...]]
     values: tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]] = ({}, {})
     moments: Collection[str] = frozenset()
-    #: Tensors that are computed from sizes that change.
-    measured: set[str] = field(default_factory=set)
+    #: Tensors that are computed from sizes that change; of a list of sizes, which of them do.
+    measured: dict[str, np.ndarray | None] = field(default_factory=dict)
 
     @property
     def opset(self) -> int:
@@ -72,7 +72,7 @@ class Tensors:
     def flow(self, node: gs.Node) -> None:
         """Find what goes of the node's outputs. Raises ModelError where that isn't known."""
         inside = {name for body in node.subgraphs(recursive=True) for name in body.tensors()}
-        if inside & (self.goes.keys() | self.measured):
+        if inside & (self.goes.keys() | self.measured.keys()):
             raise refusal(node, "reads in a body what shrinks")
         names = [tensor.name for tensor in node.inputs]
         self._measure(node, names)
@@ -94,12 +94,16 @@ class Tensors:
         """Follow what is computed from sizes that change. Only an operator that is told a shape may be told by it."""
         if node.op in ("Shape", "Size"):
             return
+        if node.op == "Gather" and (listed := self.measured.get(names[0])) is not None:
+            picked = self.known(node, 1)
+            if picked is not None and not listed[picked].any():
+                return
         told = TOLD_A_SHAPE.get(node.op)
         if any(name in self.measured for index, name in enumerate(names) if index != told):
             given = {tensor.name for tensor in node.outputs}
             if not given <= self.values[0].keys():
                 raise refusal(node, "computes from a size that changes")
-            self.measured |= given
+            self.measured |= dict.fromkeys(given)
 
     def flags(self, tensor: gs.Tensor) -> Flags:
         """Flags of the tensor's rank; all False where nothing goes."""

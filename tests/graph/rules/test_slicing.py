@@ -45,6 +45,7 @@ CASES = [
     image("pad cuts off", "b = Pad(a, p)", 8, (5, 6, 1, 1), constants={"p": np.array([0, -3, 1, 0, 0, 1, -1, 0])}),
     image("pad cuts off, by attributes", "b = Pad<pads=[0,-1,0,0,0,-2,0,0]>(a)", 8, (5, 5, 1, 1), opset=9),
     image("pad of chosen axes", "b = Pad(a, p, five, ax)", 8, (5, 5, 1, 1), constants={"p": np.array([2, -1, 1, -2]), "five": np.float32(5), "ax": np.array([-1, 1])}),
+    image("places by the size of what shrinks", "s = Shape(a) h = Gather<axis=0>(s, two) r = Range(zero, h, one) b = Gather<axis=2>(a, r)", 8, inputs={"x": "N,3,H,8"}, constants={"zero": np.array(0), "one": np.array(1), "two": np.array(2)}),
     image("pad by computed amounts", "h = Shape<start=2, end=3>(x) m = Mod(h, three) p = Concat<axis=0>(z, m, t, m, o) b = Pad(a, p)", 8, inputs={"x": "N,3,H,8"}, constants={"three": np.array([3]), "z": np.array([0, 0]), "t": np.array([0, 0, 0]), "o": np.array([0])}),
     image("pad of channels by computed amounts pins", "h = Shape<start=2, end=3>(x) m = Mod(h, three) p = Concat<axis=0>(z, m, t) c = Pad(a, p) b = ReduceMax(c, one)", 0, (5, 1, 1, 1), inputs={"x": "N,3,H,8"}, constants={"three": np.array([3]), "z": np.array([0]), "t": np.array([0, 0, 0, 0, 0, 0]), "one": np.array([1])}),
     heads("pad cuts off within each head", "va = Pad(v, w) vb = Pad(v, t) u = Concat<axis=3>(vb, va)", 2 + 4 + 4, constants={"w": np.array([0, 0, 0, 0, 0, 0, 0, -2]), "t": np.array([0, 0, 0, -2, 0, 0, 0, 0])}),
