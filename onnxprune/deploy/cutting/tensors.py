@@ -142,7 +142,9 @@ class Tensors:
         if not self.is_symbolic(other.name, place):
             return None
         pairs = [(self.left_under(number, tensor.name), self.left_under(number, other.name)) for number in (0, 1)]
-        found = {Fraction(sizes[axis], others[place]) for sizes, others in pairs if sizes and others}
+        if any(sizes is None or others is None for sizes, others in pairs):
+            return None
+        found = {Fraction(sizes[axis], others[place]) for sizes, others in pairs}
         return found.pop() if len(found) == 1 else None
 
     def is_symbolic(self, name: str, axis: int) -> bool:
