@@ -49,7 +49,7 @@ def parameters(name: str) -> int:
 
 
 #: Attention over more than four axes, which the exporter takes only when it is written out.
-WRITTEN_OUT = {"hiera", "nest", "twins"}
+WRITTEN_OUT = {"hiera", "nest", "twins", "vision_transformer_sam"}
 #: Networks that multiply activations by each other, over and over or over all places: layers are scaled to less.
 DEVIATIONS = {"csatv2": 0.5, "davit": 0.25}
 
