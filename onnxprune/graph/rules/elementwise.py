@@ -88,7 +88,7 @@ NARY = [
 #: Operators that give 0 back for 0, whatever their attributes.
 KEEPS_ZERO = frozenset(
     "Abs Asin Asinh Atan Atanh BitShift Cast CastLike Ceil Celu Dropout Elu Erf Floor Gelu HardSwish Identity "
-    "LeakyRelu Mish Neg Relu Round Selu Shrink Sign Sin Sinh Softsign Sqrt Swish Tan Tanh ThresholdedRelu".split()
+    "LeakyRelu Mish Neg Relu Round Selu Sign Sin Sinh Softsign Sqrt Swish Tan Tanh ThresholdedRelu".split()
 )
 
 

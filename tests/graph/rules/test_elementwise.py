@@ -43,6 +43,7 @@ CASES = [
     Case("meets an input", "a = Conv(x, w0) b = Add(a, z) y = Conv(b, w9)", 0, {"w0": (8, 3, 1, 1), "w9": (5, 8, 1, 1)}, {"x": "N,3,8,8", "z": "N,8,8,8"}),
     Case("gate of size 1", "a = Conv(x, w0) b = Mul(a, z) y = Conv(b, w9)", 8, {"w0": (8, 3, 1, 1), "w9": (5, 8, 1, 1)}, {"x": "N,3,8,8", "z": "N,1,8,8"}),
     image("squeeze and excitation", "p = GlobalAveragePool(a) q = Conv(p, w1, b1) r = Relu(q) s = Conv(r, w2, b2) t = Sigmoid(s) b = Mul(a, t)", 8 + 2, weights={"w1": (2, 8, 1, 1), "b1": (2,), "w2": (8, 2, 1, 1), "b2": (8,)}),
+    image("shrink that moves zero", "c = Shrink<bias=0.5, lambd=-1.0>(a) b = ReduceSum(c, one)", 0, (5, 1, 1, 1), constants={"one": np.array([1])}),
     image("cast like what shrinks", "c = CastLike(half, a) b = Mul(a, c)", 8, opset=15, opsets=forms("CastLike")[1:], constants={"half": np.array(0.5)}),
     image("cast like", "b = CastLike(a, x)", 8, opset=15, opsets=forms("CastLike")[1:]),
     # a deleted slice of a divisor is 0, and counts as 1 where nothing is removed
