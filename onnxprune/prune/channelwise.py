@@ -43,9 +43,8 @@ class ChannelScores:
 
     def of_units(self) -> np.ndarray:
         """[units]: the sum over each one's channels, NaN where nothing was said about any."""
-        total = [self.total[list(u.channels)].sum() for u in self.channels.units]
-        seen = [self.seen[list(u.channels)].any() for u in self.channels.units]
-        return np.where(seen, total, np.nan) if total else np.zeros(0)
+        sets = self.channels.units.sets
+        return np.where(sets.any(self.seen), sets.sums(self.total), np.nan)
 
     def _add(self, named: np.ndarray | None, vector: np.ndarray) -> None:
         if named is not None and len(named) == len(vector):

@@ -62,7 +62,7 @@ def doubled(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same function with float64 in place of float32, float16 and bfloat16."""
     wide = onnx.ModelProto()
     wide.CopyFrom(model)
-    for graph in _graphs(wide.graph):
+    for graph in graphs_of(wide.graph):
         del graph.value_info[:]
         for value in [*graph.input, *graph.output]:
             if value.type.tensor_type.elem_type in WIDENED:
@@ -95,12 +95,13 @@ def _double(tensor: TensorProto) -> None:
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and the bodies of its nodes, however deep."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
             for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-                yield from _graphs(inner)
+                yield from graphs_of(inner)
 
 
 # ---- windows --------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from onnxprune.errors import ModelError
-from onnxprune.runtime.doubles import in_float64
+from onnxprune.runtime.doubles import graphs_of, in_float64
 from onnxprune.runtime.equivalence import (
     TOLERANCE,
     Equivalence,
@@ -97,7 +97,7 @@ def largest_change(reference: str | Path, candidate: str | Path, *, inputs: floa
 
 def needs_widening(model: onnx.ModelProto) -> bool:
     """Whether the model computes with 16-bit floats."""
-    graphs = list(_graphs(model.graph))
+    graphs = list(graphs_of(model.graph))
     types = [v.type.tensor_type.elem_type for g in graphs for v in [*g.input, *g.output, *g.value_info]]
     return any(t in HALVES for t in [*types, *(t.data_type for g in graphs for t in g.initializer)]) or any(
         _is_half(a) for g in graphs for node in g.node for a in node.attribute
@@ -106,7 +106,7 @@ def needs_widening(model: onnx.ModelProto) -> bool:
 
 def widen(model: onnx.ModelProto) -> None:
     """float32 in place of float16 and bfloat16, everywhere; in place."""
-    for graph in _graphs(model.graph):
+    for graph in graphs_of(model.graph):
         for value in [*graph.input, *graph.output, *graph.value_info]:
             if value.type.tensor_type.elem_type in HALVES:
                 value.type.tensor_type.elem_type = TensorProto.FLOAT
@@ -129,14 +129,6 @@ def _is_half(attribute: onnx.AttributeProto) -> bool:
 def _widen_tensor(tensor: TensorProto) -> None:
     if tensor.data_type in HALVES:
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-                yield from _graphs(inner)
 
 
 # ---- positions and conditions ---------------------------------------------------------------------------------------

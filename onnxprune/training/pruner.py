@@ -422,7 +422,7 @@ class Pruner:
         return found
 
     def _deleted_units(self) -> tuple[int, ...]:
-        return tuple(u.index for u in self.channels.units if self._deleted[list(u.channels)].all())
+        return tuple(self.channels.units.within(self._deleted).tolist())
 
     def _delete(self, units: Sequence[int]) -> None:
         deleted = self._deleted.copy()

@@ -108,9 +108,7 @@ def describe(result: Result, model: Model, channels: Channels) -> None:
 
 def pinned_tensors(channels: Channels) -> list[tuple[str, list[int], float, str]]:
     """(name, shape, share of its weights that stay, why) of the tensors that hold most of what can't be cut."""
-    deletable = np.zeros(channels.count, bool)
-    for unit in channels.units:
-        deletable[list(unit.channels)] = True
+    deletable = channels.deletable
     found = []
     for name, facets in channels.parameters():
         value = channels.model.ir.graph.initializers[name]
