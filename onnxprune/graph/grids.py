@@ -15,7 +15,7 @@ from itertools import combinations, permutations
 import numpy as np
 
 from onnxprune.graph.compact import box_sizes, is_box
-from onnxprune.graph.labels import Facet, compress, distinct_rows, spans
+from onnxprune.graph.labels import Facet, compress, distinct_rows, spans, thinned
 
 #: A place of a grid that a coarser view leaves out of account.
 _NOBODY = -1
@@ -46,6 +46,8 @@ def collect(facets: Iterable[Facet], rows: Iterable[np.ndarray], channel: np.nda
     for facet in facets:
         if sum(size > 1 for size in facet.shape) > 1:
             labels = np.asarray(facet).reshape([size for size in facet.shape if size > 1])
+            if labels.ndim == 2:
+                labels = thinned(labels)
             if labels.ndim == 2 and len(labels) > labels.shape[1]:
                 labels = labels[distinct_rows(labels)[0]]  # windows repeat the same rows by the thousand
             key = (labels.shape, labels.tobytes())

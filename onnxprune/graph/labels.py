@@ -90,6 +90,21 @@ def distinct_rows(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return first[order], rank[inverse.ravel()]
 
 
+def thinned(rows: np.ndarray) -> np.ndarray:
+    """[row, place], with one place of each run where all runs of all rows are equally long: a channel's pixels.
+
+    >>> thinned(np.array([[1, 1, 2, 2], [3, 3, 4, 4]]))
+    array([[1, 2],
+           [3, 4]])
+    """
+    others = np.flatnonzero(rows[0] != rows[0, 0])
+    run = int(others[0]) if len(others) else rows.shape[1]
+    if run == 1 or rows.shape[1] % run:
+        return rows
+    runs = rows.reshape(len(rows), -1, run)
+    return np.ascontiguousarray(runs[:, :, 0]) if (runs == runs[:, :, :1]).all() else rows
+
+
 def reshape_blocks(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Split two shapes of equal product into the smallest runs of axes with equal products.
 
@@ -169,6 +184,7 @@ class Ledger:
 
     def row(self, names: np.ndarray, members: np.ndarray) -> None:
         """`names[i]` goes exactly when every label of `members[i, :]` goes; what remains stays rectangular."""
+        members = thinned(members)
         first, _ = distinct_rows(np.column_stack([names, members]))
         self.rows.append((names[first], members[first]))
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxprune.graph.labels import PINNED, Ledger, compress, reshape, reshape_blocks, spans
+from onnxprune.graph.labels import PINNED, Ledger, compress, reshape, reshape_blocks, spans, thinned
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,21 @@ def test_compress_keeps_only_axes_along_which_labels_change():
     assert compress(labels).shape == (1, 3, 1)
     assert spans(compress(labels)) == (1,)
     assert compress(np.full((2, 3), 5)).shape == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([[1, 1, 2, 2], [3, 3, 4, 4]], [[1, 2], [3, 4]]),
+        ([[1, 1, 1, 1], [2, 2, 2, 2]], [[1], [2]]),
+        ([[1, 1, 2, 2], [3, 3, 3, 3]], [[1, 2], [3, 3]]),  # twice the channel, half the row each time
+        ([[1, 1, 2, 2], [3, 4, 4, 4]], [[1, 1, 2, 2], [3, 4, 4, 4]]),
+        ([[1, 1, 2]], [[1, 1, 2]]),
+        ([[1, 2, 1, 2]], [[1, 2, 1, 2]]),
+    ],
+)
+def test_rows_are_thinned_only_where_all_runs_are_equally_long(rows, expected):
+    assert thinned(np.array(rows)).tolist() == expected
 
 
 def test_ties_are_transitive_and_broadcast():
