@@ -97,6 +97,8 @@ def thinned(rows: np.ndarray) -> np.ndarray:
     array([[1, 2],
            [3, 4]])
     """
+    if not rows.size:
+        return rows
     others = np.flatnonzero(rows[0] != rows[0, 0])
     run = int(others[0]) if len(others) else rows.shape[1]
     if run == 1 or rows.shape[1] % run:

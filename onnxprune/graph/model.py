@@ -16,6 +16,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
+from google.protobuf.message import Error as MessageError
 from onnx_ir.passes.common import (
     InlinePass,
     LiftConstantsToInitializersPass,
@@ -128,7 +129,7 @@ def to_bytes(model: Model) -> bytes:
     """The model as the bytes of an .onnx file. Raises OutputError above 2 GiB; save to a path then."""
     try:
         return to_proto(model).SerializeToString(deterministic=True)
-    except (ValueError, DecodeError) as error:
+    except (ValueError, MessageError) as error:
         raise OutputError(
             f"Model '{model.name}' is too large for one message ({error}). Save it to a path instead."
         ) from error

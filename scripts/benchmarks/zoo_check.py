@@ -1,5 +1,6 @@
 """Check one network of the zoo: delete at random, and hold what is left against three independent answers."""
 
+import tempfile
 import time
 import traceback
 from collections import Counter
@@ -16,7 +17,7 @@ from networks.exporting import Exported, build
 from networks.network import BATCHES, Network, feeds
 from onnxprune.deploy import cutting
 from onnxprune.graph.mask import mask
-from onnxprune.graph.model import Model, load, to_bytes
+from onnxprune.graph.model import Model, load, save, to_bytes
 from onnxprune.graph.remove import remove
 from onnxprune.graph.units import Channels, trace
 from picking import SEED, legal
@@ -250,7 +251,10 @@ def run(model: Model, drawn: Sequence[Feed]) -> list[Outputs]:
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
     options.enable_cpu_mem_arena = False
-    session = onnxruntime.InferenceSession(to_bytes(model), options, providers=["CPUExecutionProvider"])
+    with tempfile.TemporaryDirectory() as folder:  # a file: one message holds no more than 2 GiB
+        path = Path(folder) / "net.onnx"
+        save(model, path)
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = {value.name for value in session.get_inputs()}
     return [session.run(None, {n: a for n, a in feed.items() if n in names}) for feed in drawn]
 

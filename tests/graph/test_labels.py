@@ -63,6 +63,8 @@ def test_compress_keeps_only_axes_along_which_labels_change():
         ([[1, 1, 2, 2], [3, 4, 4, 4]], [[1, 1, 2, 2], [3, 4, 4, 4]]),
         ([[1, 1, 2]], [[1, 1, 2]]),
         ([[1, 2, 1, 2]], [[1, 2, 1, 2]]),
+        ([[], []], [[], []]),
+        ([], []),
     ],
 )
 def test_rows_are_thinned_only_where_all_runs_are_equally_long(rows, expected):

@@ -1,6 +1,7 @@
 """Reading what users give, and writing files that are whole or absent."""
 
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -8,6 +9,7 @@ import onnx_graphsurgeon as gs
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from google.protobuf.message import EncodeError
 from onnx import helper
 
 from onnxprune.errors import ModelError, OutputError
@@ -191,6 +193,15 @@ def test_files_written_piece_by_piece(proto, tmp_path, monkeypatch):
 
 def test_the_same_model_gives_the_same_bytes(proto):
     assert to_bytes(load(proto)) == to_bytes(load(proto))
+
+
+def test_what_one_message_does_not_hold_is_refused_with_a_sentence(proto, monkeypatch):
+    def too_large(*_: object, **__: object) -> bytes:
+        raise EncodeError("Failed to serialize proto")
+
+    monkeypatch.setattr(models.writing, "to_proto", lambda _: SimpleNamespace(SerializeToString=too_large))
+    with pytest.raises(OutputError, match="Save it to a path"):
+        to_bytes(load(proto))
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):

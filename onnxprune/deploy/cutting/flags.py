@@ -1,10 +1,11 @@
 """What goes of one tensor, as an array of flags: how it is kept small, moved, and cut by. Knows no ONNX."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from onnxprune.errors import ModelError
+from onnxprune.graph.labels import reshape_blocks
 
 #: True: goes. Of its tensor's rank, and of size 1 along axes where the flags don't differ.
 Flags = np.ndarray
@@ -57,27 +58,11 @@ def reshape(flags: Flags, shape: Sequence[int], out: Sequence[int]) -> Flags:
     """Flags of a tensor of `shape` that is read as `out`: only blocks of axes about which they speak are laid out."""
     laid: list[int] = []  # what the flags are broadcast to
     given: list[int] = []
-    for left, right in blocks(shape, out):
+    for left, right in reshape_blocks(tuple(shape), tuple(out)):
         speaks = any(flags.shape[axis] > 1 for axis in left)
         laid += [shape[axis] if speaks else 1 for axis in left]
         given += [out[axis] if speaks else 1 for axis in right]
     return np.broadcast_to(flags, laid).reshape(given)
-
-
-def blocks(shape: Sequence[int], out: Sequence[int]) -> Iterable[tuple[list[int], list[int]]]:
-    """The smallest runs of axes of both shapes with as many elements."""
-    left, right, i, j = [], [], 0, 0
-    product, other = 1, 1
-    while i < len(shape) or j < len(out):
-        if j == len(out) or (i < len(shape) and product <= other):
-            left, product, i = [*left, i], product * shape[i], i + 1
-        else:
-            right, other, j = [*right, j], other * out[j], j + 1
-        if product == other and left and right:
-            yield left, right
-            left, right, product, other = [], [], 1, 1
-    if left or right:  # axes of size 1 at the end
-        yield left, right
 
 
 def take(flags: Flags, places: np.ndarray, axis: int) -> Flags:

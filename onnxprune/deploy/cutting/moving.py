@@ -6,8 +6,9 @@ from fractions import Fraction
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.deploy.cutting.flags import Flags, ahead, blocks, cut, lines, other_axes, reshape, take
+from onnxprune.deploy.cutting.flags import Flags, ahead, cut, lines, other_axes, reshape, take
 from onnxprune.deploy.cutting.tensors import Tensors, check_agrees, flow, mend, operand, refusal, whole_slices
+from onnxprune.graph.labels import reshape_blocks
 
 # ---- shapes ---------------------------------------------------------------------------------------------------------
 
@@ -34,10 +35,10 @@ def write_target(node: gs.Node, tensors: Tensors) -> None:
         tensors.replace(node, 1, _compute_target(node, tensors, target))
 
 
-def _made_of(node: gs.Node, tensors: Tensors) -> dict[int, list[int]]:
+def _made_of(node: gs.Node, tensors: Tensors) -> dict[int, tuple[int, ...]]:
     """{axis of the result: axes of the input that its elements come from}: others may be as long by chance."""
     shapes = (tensors.shapes[value.name] for value in (node.inputs[0], node.outputs[0]))
-    return {axis: left for left, right in blocks(*shapes) for axis in right}
+    return {axis: left for left, right in reshape_blocks(*shapes) for axis in right}
 
 
 def _compute_target(node: gs.Node, tensors: Tensors, target: Sequence[int]) -> gs.Tensor:
