@@ -129,7 +129,7 @@ def shrink_into(
 
 def _difference(found: "Equivalence") -> str:
     """How far apart the files are, in words that follow "differs by"."""
-    said = f"{found.error_over_range:.2e} of the output range at {found.worst}, more than {found.tolerance:.0e}"
+    said = f"{found.error_over_range:.2e} of the output range at {found.worst}, more than {found.tolerance:.2g}"
     from onnxprune.runtime.proof import MOST_ROUNDING
 
     if found.error_in_float64 is None:

@@ -1,6 +1,5 @@
 """Which module a layer belongs to: from the exporter's notes, the weights' names or the node's own."""
 
-import ast
 import itertools
 import re
 from collections import Counter, defaultdict
@@ -9,22 +8,17 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from onnxprune.graph.model import Model
+from onnxprune.graph.origin import SCOPES, calling_module
 
-#: Where PyTorch's exporter notes the modules around a node: "['', 'layer1', 'layer1.0', 'layer1.0.conv1', 'conv2d']".
-SCOPES = "pkg.torch.onnx.name_scopes"
 #: A module with more layers than this is drawn as its parts, where it has parts.
 LARGE = 12
 
 
 def module_of(node: ir.Node) -> str | None:
     """The dotted path of the innermost module around a node, "" for the network itself; None where nobody noted it."""
-    noted = node.metadata_props.get(SCOPES, "")
-    if noted:
-        try:
-            scopes = ast.literal_eval(noted)
-        except (ValueError, SyntaxError):
-            scopes = []
-        return scopes[-2] if len(scopes) > 1 and "hook" not in str(scopes[-2]) else None
+    if node.metadata_props.get(SCOPES):
+        noted = calling_module(node)
+        return noted if noted is not None and "hook" not in noted else None
     path = ""
     for part in (node.name or "").strip("/").split("/")[:-1]:  # /layer1/layer1.0/conv1/Conv
         path = part if not path or part.startswith(f"{path}.") else f"{path}.{part}"

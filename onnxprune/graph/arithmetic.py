@@ -70,9 +70,9 @@ def _unsqueeze(node: ir.Node, inputs: Arrays) -> np.ndarray | None:
     return None if axes is None else np.expand_dims(inputs[0], tuple(axes))
 
 
-def _squeeze(node: ir.Node, inputs: Arrays) -> np.ndarray | None:
+def _squeeze(node: ir.Node, inputs: Arrays) -> np.ndarray:
     axes = _axes(node, inputs)
-    return None if axes is None else np.squeeze(inputs[0], tuple(axes))
+    return np.squeeze(inputs[0], None if axes is None else tuple(axes))
 
 
 def _slice(node: ir.Node, inputs: Arrays) -> np.ndarray | None:
@@ -98,6 +98,11 @@ def _where(node: ir.Node, inputs: Arrays) -> np.ndarray | None:
     return np.where(*inputs) if inputs[1].dtype == inputs[2].dtype else None
 
 
+def _sigmoid(node: ir.Node, inputs: Arrays) -> np.ndarray:
+    small = np.exp(-np.abs(inputs[0]))
+    return np.where(inputs[0] > 0, 1 / (1 + small), small / (1 + small))
+
+
 _DIRECT: dict[str, Callable[[ir.Node, Arrays], "np.ndarray | None"]] = {
     "Add": _both(np.add),
     "Sub": _both(np.subtract),
@@ -114,5 +119,6 @@ _DIRECT: dict[str, Callable[[ir.Node, Arrays], "np.ndarray | None"]] = {
     "Cast": _cast,
     "Reshape": _reshape,
     "Where": _where,
+    "Sigmoid": _sigmoid,
     "Identity": lambda node, inputs: inputs[0],
 }

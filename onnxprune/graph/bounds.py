@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from onnxprune.graph.labels import labels_after, spans
+
 if TYPE_CHECKING:
     from onnxprune.graph.rules.registry import Op
 
@@ -28,19 +30,30 @@ def is_bounded(node: ir.Node, inputs: Sequence[np.ndarray | None]) -> bool:
         return False  # operands that mean nothing
 
 
-def labels_are_bounded(op: "Op") -> bool:
-    """Whether a node's outputs would carry no more labels than can be followed."""
+def labels_are_bounded(op: "Op", runs: bool) -> bool:
+    """Whether a node's rule would see, and its outputs carry, no more labels than can be followed.
+
+    `runs` says that the rule takes a label for each run of places, not for each place.
+    """
+    tensors = [tensor for tensor in op.inputs if tensor is not None and tensor.shape is not None]
+    if not runs:
+        for tensor in tensors:
+            for facet in tensor.facets:
+                places = math.prod(tensor.shape[axis] for axis in spans(facet))
+                if places > max(facet.size, MOST_LABELS):
+                    return False
     if op.node.op_type not in SPREADING or not op.outputs:
         return True
     out = op.outputs[0].shape
-    for tensor in op.inputs:
-        if tensor is None or tensor.shape is None or not tensor.facets:
-            continue
-        if max(out, default=1) > MOST_LABELS:
-            return False
-        times = math.prod(out) / max(math.prod(tensor.shape), 1)
-        if max(facet.size for facet in tensor.facets) * times > MOST_LABELS:
-            return False
+    for tensor in tensors if op.node.op_type == "Concat" else tensors[:1]:
+        for facet in tensor.facets:
+            if runs and 0 not in tensor.shape:
+                spread = labels_after(facet.shape, tensor.shape, out)
+            else:
+                times = math.prod(out) / max(math.prod(tensor.shape), 1)
+                spread = max([math.prod(tensor.shape[axis] for axis in spans(facet)) * times, *out])
+            if spread > MOST_LABELS:
+                return False
     return True
 
 

@@ -1,5 +1,7 @@
 """Cut an array down to the elements a mask keeps, as long as what remains is a box."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 
@@ -17,14 +19,13 @@ def kept_in_a_row(mask: np.ndarray, axis: int, size: int) -> np.ndarray:
 
 
 def shape_after(mask: np.ndarray, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that remains. `mask` broadcasts to `shape`; raises ValueError where no box remains."""
+    """The shape that remains. `mask` broadcasts to `shape`, or has one place for each run of places that stay or go
+    together; raises ValueError where no box remains."""
     axes = [a for a, size in enumerate(mask.shape) if size > 1]
+    left = (int(np.count_nonzero(mask)),) if len(axes) == 1 else box_sizes(mask.squeeze())
     sizes = list(shape)
-    if len(axes) == 1:
-        sizes[axes[0]] = int(np.count_nonzero(mask))
-        return tuple(sizes)
-    for axis, size in zip(axes, box_sizes(mask.squeeze()), strict=True):
-        sizes[axis] = size
+    for axis, size in zip(axes, left, strict=True):
+        sizes[axis] = size * (shape[axis] // mask.shape[axis])
     return tuple(sizes)
 
 
@@ -38,15 +39,20 @@ def take(array: np.ndarray, mask: np.ndarray) -> np.ndarray:
     lines = [kept_along(mask, a, array.shape[a]) for a in axes]
     squeezed = mask.squeeze()
     if squeezed.sum() == np.prod([line.sum() for line in lines]):
-        for axis, line in zip(axes, lines, strict=True):
-            if not line.all():
-                array = array.take(np.flatnonzero(line), axis)  # one axis after another: far faster than np.ix_
-        return array
+        return take_lines(array, dict(zip(axes, lines, strict=True)))
     rest = [a for a in range(array.ndim) if a not in axes]
     front = array.transpose(axes + rest)
     sizes = box_sizes(squeezed)
     chosen = front[squeezed].reshape(sizes + tuple(array.shape[a] for a in rest))
     return np.ascontiguousarray(chosen.transpose(np.argsort(axes + rest)))
+
+
+def take_lines(array: np.ndarray, lines: Mapping[int, np.ndarray]) -> np.ndarray:
+    """The places along each axis that its line, bool [size], keeps: one axis after another, far faster than np.ix_."""
+    for axis, line in lines.items():
+        if not line.all():
+            array = array.take(np.flatnonzero(line), axis)
+    return array
 
 
 def is_box(mask: np.ndarray) -> bool:
@@ -70,7 +76,8 @@ def box_sizes(mask: np.ndarray) -> tuple[int, ...]:
     if not len(alive):
         return (0,) * mask.ndim
     inner = box_sizes(mask[alive[0]])
-    for row in alive[1:]:
+    others = alive[1:] if mask.ndim > 2 else alive[counts[alive] != counts[alive[0]]]
+    for row in others:
         if counts[row] != counts[alive[0]] or (mask.ndim > 2 and box_sizes(mask[row]) != inner):
             raise ValueError(f"row {row} keeps {counts[row]} places where row {alive[0]} keeps {counts[alive[0]]}")
     return (len(alive), *inner)

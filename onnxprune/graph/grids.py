@@ -36,7 +36,8 @@ class Grid:
 
     def stays_regular(self, deleted: np.ndarray) -> bool:
         """Whether what `deleted[channel]` leaves is a box: whole rows gone, the others as long as each other."""
-        return is_box(~deleted[self.channels])
+        gone = deleted[self.channels]
+        return not gone.any() or is_box(~gone)
 
 
 def collect(facets: Iterable[Facet], rows: Iterable[np.ndarray], channel: np.ndarray) -> list[Grid]:

@@ -3,11 +3,14 @@
 A label is an integer naming one removable slice. Label 0 is PINNED: never removed. A facet is an integer array of
 labels that broadcasts to its tensor's shape, of size 1 on every axis it doesn't speak about. An element goes when the
 label that any facet gives it goes. A tie says that two labels go together; labels joined by ties form a channel.
+
+On an axis of n places m labels stand for a run of n/m places each: the pixels of a channel in a flattened image.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -29,7 +32,9 @@ class Facet(np.ndarray):
 
 
 def facet(labels: np.ndarray, ghost: float | None) -> Facet:
-    """A facet with these labels and this ghost."""
+    """A facet with these labels and this ghost: the very same where it is one already."""
+    if isinstance(labels, Facet) and labels.ghost == ghost:
+        return labels
     found = np.asarray(labels).view(Facet)
     found.ghost = ghost
     return found
@@ -42,7 +47,7 @@ def ghost_of(labels: np.ndarray) -> float | None:
 
 def spans(facet: Facet) -> tuple[int, ...]:
     """The axes that a facet speaks about."""
-    return tuple(axis for axis, size in enumerate(facet.shape) if size > 1)
+    return tuple([axis for axis, size in enumerate(facet.shape) if size > 1])
 
 
 def any_flagged(flags: np.ndarray, named: Sequence[np.ndarray]) -> np.ndarray:
@@ -58,15 +63,27 @@ def compress(facet: Facet) -> Facet:
     for axis, size in enumerate(facet.shape):
         if size > 1:
             first = facet.take([0], axis)
-            if (facet == first).all():
+            if (np.asarray(facet) == np.asarray(first)).all():
                 facet = first
     return facet
 
 
-def spread(facet: Facet, shape: tuple[int, ...], axes: tuple[int, ...]) -> Facet:
-    """Repeat the labels along `axes` up to the tensor's size there."""
-    target = tuple(shape[a] if a in axes else size for a, size in enumerate(facet.shape))
-    return np.broadcast_to(facet, target, subok=True)
+def unrolled(labels: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """One label for every place of the tensor's axes, where one stood for a run of them."""
+    for axis, (count, size) in enumerate(zip(labels.shape, shape, strict=True)):
+        if count not in (1, size):
+            labels = labels.repeat(size // count, axis)
+    return labels
+
+
+def matched(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Arrays of one tensor, with as many labels as each other on every axis that they share."""
+    shapes = [array.shape for array in arrays]
+    widest = [max(counts) for counts in zip(*shapes, strict=True)]
+    if all(shape[axis] in (1, count) for shape in shapes for axis, count in enumerate(widest)):
+        return list(arrays)
+    common = [math.lcm(*counts) for counts in zip(*shapes, strict=True)]
+    return [unrolled(array, common) for array in arrays]
 
 
 def distinct(labels: np.ndarray, count: int) -> np.ndarray:
@@ -80,7 +97,7 @@ def distinct(labels: np.ndarray, count: int) -> np.ndarray:
 
 def distinct_rows(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(places of the distinct rows of [row, place], in order; which of them each row equals)."""
-    weights = np.random.default_rng(0).integers(1, 2**62, labels.shape[1], dtype=np.int64)
+    weights = _hash_weights(labels.shape[1])
     _, first, inverse = np.unique(labels @ weights, return_index=True, return_inverse=True)
     if not np.array_equal(labels[first][inverse], labels):  # two rows of one hash
         _, first, inverse = np.unique(labels, axis=0, return_index=True, return_inverse=True)
@@ -88,6 +105,11 @@ def distinct_rows(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
     return first[order], rank[inverse.ravel()]
+
+
+@lru_cache(maxsize=256)
+def _hash_weights(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(1, 2**62, count, dtype=np.int64)
 
 
 def thinned(rows: np.ndarray) -> np.ndarray:
@@ -132,16 +154,50 @@ def reshape_blocks(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[tup
 
 
 def reshape(facet: Facet, old: tuple[int, ...], new: tuple[int, ...]) -> Facet:
-    """What `np.reshape` of a tensor from shape `old` to shape `new` does to its facet."""
-    speaks = set(spans(facet))
-    sizes: list[int] = []
+    """What `np.reshape` of a tensor from shape `old` to shape `new` does to its facet; runs of a label stay runs.
+
+    >>> reshape(np.array([1, 2, 3, 4]).reshape(4, 1), (4, 100), (2, 200))
+    array([[1, 2],
+           [3, 4]])
+    """
+    if 0 in old:
+        return facet.ravel()[:0].reshape([min(size, 1) for size in new])
+    whole, run, sizes = _spread(facet.shape, old, new)
+    for axis, times in run.items():
+        facet = facet.repeat(times, axis)
+    return compress(np.broadcast_to(unrolled(facet, whole), whole, subok=True).reshape(sizes))
+
+
+def labels_after(counts: Sequence[int], old: tuple[int, ...], new: tuple[int, ...]) -> int:
+    """How many labels `reshape` makes of a facet of this shape, before it compresses them."""
+    return math.prod(_spread(counts, old, new)[0])
+
+
+def _spread(
+    counts: Sequence[int], old: tuple[int, ...], new: tuple[int, ...]
+) -> tuple[list[int], dict[int, int], list[int]]:
+    """How to reshape a facet of shape `counts`: the shape to spread it to, how often the labels of some axes are
+    repeated for that, and the shape that it gets. Runs are cut into the longest ones that fit the new axes."""
+    whole, times, sizes = list(counts), {}, []
     for before, after in reshape_blocks(old, new):
-        if speaks & set(before):
-            facet = spread(facet, old, before)
-            sizes += [new[a] for a in after]
-        else:
+        last = max((axis for axis in before if counts[axis] > 1), default=None)
+        if last is None:
             sizes += [1] * len(after)
-    return compress(facet.reshape(sizes))
+            continue
+        run = math.prod(old[axis] for axis in before if axis >= last) // counts[last]
+        found: list[int] = []
+        for axis in after[::-1]:
+            shared = math.gcd(run, new[axis]) if set(found) <= {1} else 1
+            found.insert(0, new[axis] // shared)
+            run //= shared
+        if run > 1:
+            times[last] = run
+        whole[last] *= run
+        for axis in before:
+            if axis < last:
+                whole[axis] = old[axis]
+        sizes += found
+    return whole, times, sizes
 
 
 @dataclass
@@ -169,7 +225,8 @@ class Ledger:
         """Labels at the same place, after broadcasting, go together."""
         if a is b:
             return
-        a, b = np.broadcast_arrays(a, b)
+        if a.shape != b.shape:
+            a, b = np.broadcast_arrays(a, b)
         self.ties.append((self.at, a.ravel(), b.ravel()))
 
     def pin(self, labels: np.ndarray, reason: str) -> None:
@@ -187,8 +244,10 @@ class Ledger:
     def row(self, names: np.ndarray, members: np.ndarray) -> None:
         """`names[i]` goes exactly when every label of `members[i, :]` goes; what remains stays rectangular."""
         members = thinned(members)
-        first, _ = distinct_rows(np.column_stack([names, members]))
-        self.rows.append((names[first], members[first]))
+        if not (names[1:] > names[:-1]).all():  # rising names are distinct
+            first, _ = distinct_rows(np.column_stack([names, members]))
+            names, members = names[first], members[first]
+        self.rows.append((names, members))
 
     def restate(self, labels: np.ndarray) -> None:
         """Deleting one of these changes the statistics of a normalisation, which are then over what is kept."""

@@ -25,8 +25,12 @@ class Legality:
         count: int,
     ):
         self.count = count
-        pairs = [(name, row) for names, members in links for name, row in zip(names.tolist(), members, strict=True)]
-        distinct = {(name, row.tobytes()): (name, np.unique(row)) for name, row in pairs}
+        pairs = [
+            (name, row, ordered)
+            for names, members in links
+            for name, row, ordered in zip(names.tolist(), members, _sets(members), strict=True)
+        ]
+        distinct = {(name, row.tobytes()): (name, ordered) for name, row, ordered in pairs}
         #: The name of each link; `self._rows` are its members.
         self.names = np.array([name for name, _ in distinct.values()], np.int64)
         rows = [row for _, row in distinct.values()]
@@ -66,6 +70,7 @@ class Legality:
         seen_at = np.empty(len(holds), np.int32)  # scratch: where a number was met last
         hits = np.zeros(len(sets) * links, np.int32)  # members of each link's row that each set holds
         may_go = np.ones(len(sets), bool)
+        held: list[tuple[np.ndarray, np.ndarray]] = []  # set, channel
         number, channel = np.repeat(np.arange(len(sets)), sets.lengths), sets.flat
         while len(number):
             places = number * self.count + channel
@@ -75,6 +80,7 @@ class Legality:
             number, channel = number[is_new], channel[is_new]
             may_go[number[pinned[channel]]] = False
             number, channel = number[may_go[number]], channel[may_go[number]]
+            held.append((number, channel))
             met = self._rows_with.chosen(channel)
             of_set, link = np.repeat(number, met.lengths), met.flat
             np.add.at(hits, of_set * links + link, np.int32(1))
@@ -83,8 +89,13 @@ class Legality:
             rows = self._rows.chosen(named.flat)
             number = np.concatenate([of_set[whole], np.repeat(np.repeat(number, named.lengths), rows.lengths)])
             channel = np.concatenate([self.names[link[whole]], rows.flat])
+        if not held:
+            return
+        number, channel = (np.concatenate([pair[i] for pair in held]) for i in range(2))
+        order = np.lexsort((channel, number))
+        members = np.split(channel[order], np.cumsum(np.bincount(number, minlength=len(sets)))[:-1])
         for n in np.flatnonzero(may_go).tolist():
-            yield n, np.flatnonzero(holds[n * self.count : (n + 1) * self.count])
+            yield n, members[n]
 
     def _illegal(self, sets: Sets) -> np.ndarray:
         """The numbers of the sets that would empty an axis or leave a grid ragged."""
@@ -114,6 +125,13 @@ class Legality:
                 bad.append(n)
             deleted[members] = False
         return np.unique(np.concatenate([empties, ragged, np.array(bad, np.int64)]))
+
+
+def _sets(rows: np.ndarray) -> list[np.ndarray]:
+    """What each row [row, place] holds, in rising order, each once."""
+    ordered = np.sort(rows, axis=1)
+    repeats = (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
+    return [np.unique(row) if again else row for row, again in zip(ordered, repeats.tolist(), strict=True)]
 
 
 def _holders(sets: Sequence[np.ndarray], count: int) -> Sets:

@@ -17,7 +17,7 @@ def value_names(graph: ir.Graph) -> set[str]:
     """The names of all values of a graph, those in subgraphs too."""
     names = {value.name or "" for value in [*graph.inputs, *graph.initializers.values()]}
     for node in ir.traversal.RecursiveGraphIterator(graph):
-        names |= {value.name or "" for value in [*node.outputs, *node.inputs] if value is not None}
+        names.update([value.name or "" for value in (*node.outputs, *node.inputs) if value is not None])
     return names
 
 

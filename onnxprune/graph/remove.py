@@ -1,7 +1,9 @@
 """Delete units: slice tensors where the labels say, and mend the constants that mention a shrunken axis."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -9,14 +11,13 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from onnxprune.errors import InputError
-from onnxprune.graph.compact import kept_in_a_row, shape_after, take
+from onnxprune.graph.compact import kept_in_a_row, shape_after, take, take_lines
+from onnxprune.graph.labels import spans
 from onnxprune.graph.mending import Mender
 from onnxprune.graph.model import Model
 from onnxprune.graph.rules import MENDS, Change
 from onnxprune.graph.units import Channels, Unit
 from onnxprune.graph.values import evaluate
-
-Mask = Callable[[], np.ndarray]
 
 #: A sliced tensor up to this many elements is kept once computed; larger ones are sliced again when they are read.
 _CACHED_ELEMENTS = 2**16
@@ -31,23 +32,23 @@ def remove(model: Model, channels: Channels, units: Iterable[Unit | int]) -> Mod
     check_belongs(model, channels)
     units = list(units)
     deleted = channels.deleted(units)
-    masks, after = _shapes_after(channels, deleted)
+    kept, after = _shapes_after(channels, deleted)
     copy = model.ir.clone()
     twin = twins(model.ir, copy)
-    for value, mask in masks.items():
+    for value, what in kept.items():
         _reshape_value(twin[value], channels, value, after[value])
         if value.const_value is not None:
-            twin[value].const_value = _sliced(value, mask, after[value])
+            twin[value].const_value = _sliced(value, what)
             if twin[value] in copy.graph.inputs:  # a default that callers could replace, but not by its old shape
                 copy.graph.inputs.remove(twin[value])
-    if masks:
-        _mend(model, channels, copy, twin, masks, after)
+    if kept:
+        _mend(model, channels, copy, twin, kept, after)
     for block in channels.dropped(units):
         skip(twin[block.add.outputs[0]].producer(), 1 - block.operand)
-    kept = {name: original for name, original in model.copies.items() if name in copy.graph.initializers}
-    merge_copies(copy, kept)
+    copies = {name: original for name, original in model.copies.items() if name in copy.graph.initializers}
+    merge_copies(copy, copies)
     RemoveUnusedNodesPass()(copy)
-    left = {name: original for name, original in kept.items() if name in copy.graph.initializers}
+    left = {name: original for name, original in copies.items() if name in copy.graph.initializers}
     return Model(copy, model.name, left)
 
 
@@ -67,25 +68,60 @@ def twins(original: ir.Model, copy: ir.Model) -> dict[ir.Value, ir.Value]:
 
 
 def _shapes_after(channels: Channels, deleted: np.ndarray):
-    """Masks of the tensors that shrink, and the shape of every tensor afterwards, under the trace's probe.
-
-    A mask is made when it is called for: together those of a large model take as much as a quarter of its weights.
-    """
-    masks: dict[ir.Value, Mask] = {}
+    """What is kept of the tensors that shrink, and the shape of every tensor afterwards, under the trace's probe."""
+    kept: dict[ir.Value, _Kept] = {}
     after = dict(channels.trace.shape_of)
+    found: dict[tuple, _Kept] = {}  # by shape and facets: most operators hand on the very facets that they were given
     for value, facets in channels.trace.facets.items():
         if facets:
-            mask = channels.keep_mask(value, deleted)
-            if not mask.all():
-                masks[value] = partial(channels.keep_mask, value, deleted)
-                try:
-                    after[value] = shape_after(mask, after[value])
-                except ValueError as error:
-                    raise AssertionError(f"Units leave '{value.name}' ragged: {error}.") from error
+            key = (after[value], *map(id, facets))
+            if key not in found:
+                found[key] = _kept(channels, value, deleted)
+            if found[key].shape != after[value]:
+                kept[value], after[value] = found[key], found[key].shape
     for node in channels.model.ir.graph:
-        if node.op_type == "Transpose" and not node.domain and node.outputs[0] in masks and node.inputs[0] in after:
+        if node.op_type == "Transpose" and not node.domain and node.outputs[0] in kept and node.inputs[0] in after:
             _check_turned(node, after)
-    return masks, after
+    return kept, after
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """What is kept of a tensor. Where its axes are cut one by one, `lines` says what of each: bool [size].
+
+    The mask is made when it is called for: together those of a large model take as much as a quarter of its weights.
+    """
+
+    shape: tuple[int, ...]
+    mask: Callable[[], np.ndarray]
+    lines: Mapping[int, np.ndarray] | None
+
+    def take(self, array: np.ndarray) -> np.ndarray:
+        return take(array, self.mask()) if self.lines is None else take_lines(array, self.lines)
+
+    def along(self, axis: int, size: int) -> np.ndarray:
+        """Which places along `axis` the first row keeps that keeps any: bool [size]."""
+        if self.lines is None:
+            return kept_in_a_row(self.mask(), axis, size)
+        return self.lines.get(axis, np.ones(size, bool))
+
+
+def _kept(channels: Channels, value: ir.Value, deleted: np.ndarray) -> _Kept:
+    before = channels.trace.shape_of[value]
+    mask = partial(channels.keep_mask, value, deleted)
+    facets = channels.trace.facets[value]
+    axes = [spans(facet) for facet in facets]
+    if all(len(speaks) == 1 for speaks in axes) and len(set(axes)) == len(axes):
+        flags = {speaks[0]: ~deleted[channels.named(facet).ravel()] for facet, speaks in zip(facets, axes, strict=True)}
+        shape = list(before)
+        for axis, line in flags.items():
+            shape[axis] = int(np.count_nonzero(line)) * (shape[axis] // line.size)
+        has_runs = any(line.size != before[axis] for axis, line in flags.items())
+        return _Kept(tuple(shape), mask, None if has_runs else flags)
+    try:
+        return _Kept(shape_after(channels.keep_runs(value, deleted), before), mask, None)
+    except ValueError as error:
+        raise AssertionError(f"Units leave '{value.name}' ragged: {error}.") from error
 
 
 def _check_turned(node: ir.Node, after) -> None:
@@ -103,38 +139,34 @@ def _reshape_value(value: ir.Value, channels: Channels, before: ir.Value, shape:
     if len(value.shape) != len(old):  # the file says what can't be
         value.shape = None
         return
-    dims: list[int | ir.SymbolicDim] = []
-    for axis, dim in enumerate(value.shape):
-        if shape[axis] == old[axis]:
-            dims.append(dim)
-        else:
-            dims.append(ir.SymbolicDim(None) if channels.trace.is_dynamic(before, axis) else shape[axis])
-    value.shape = ir.Shape(dims)
+    for axis, size in enumerate(shape):
+        if size != old[axis]:
+            value.shape[axis] = ir.SymbolicDim(None) if channels.trace.is_dynamic(before, axis) else size
 
 
-def _sliced(value: ir.Value, mask: Mask, shape: tuple[int, ...]) -> ir.LazyTensor:
+def _sliced(value: ir.Value, kept: _Kept) -> ir.LazyTensor:
     tensor = value.const_value
 
     def cut() -> ir.TensorProtocol:
-        return ir.Tensor(np.ascontiguousarray(take(tensor.numpy(), mask())), dtype=tensor.dtype, name=value.name)
+        return ir.Tensor(np.ascontiguousarray(kept.take(tensor.numpy())), dtype=tensor.dtype, name=value.name)
 
-    small = int(np.prod(shape)) <= _CACHED_ELEMENTS
-    return ir.LazyTensor(cut, dtype=tensor.dtype, shape=ir.Shape(shape), cache=small, name=value.name)
+    small = math.prod(kept.shape) <= _CACHED_ELEMENTS
+    return ir.LazyTensor(cut, dtype=tensor.dtype, shape=ir.Shape(kept.shape), cache=small, name=value.name)
 
 
-def _mend(model: Model, channels: Channels, copy: ir.Model, twin, masks, after) -> None:
+def _mend(model: Model, channels: Channels, copy: ir.Model, twin, kept, after) -> None:
     """Recompute constants that mention a changed axis; shape arithmetic that adapts by itself is left alone."""
     trace = channels.trace
     values: dict[ir.Value, np.ndarray] = {}
     if any((node.domain, node.op_type) in MENDS for node in model.ir.graph):
-        constants = {twin[v]: a for v, a in trace.values.items() if v.is_initializer() and v not in masks}
+        constants = {twin[v]: a for v, a in trace.values.items() if v.is_initializer() and v not in kept}
         sizes = {twin[v]: shape for v, shape in after.items() if v in twin}
         values = evaluate(copy, sizes, known=constants)
     mender = Mender(copy.graph, values)
     resized = {v for v, array in trace.values.items() if not np.array_equal(values.get(twin[v]), array)}
     for node, other in zip(model.ir.graph, list(copy.graph), strict=True):
         function = MENDS.get((node.domain, node.op_type))
-        if function is None or not any(v in masks or v in resized for v in [*node.inputs, *node.outputs]):
+        if function is None or not any(v in kept or v in resized for v in [*node.inputs, *node.outputs]):
             continue
         change = Change(
             node=node,
@@ -144,11 +176,9 @@ def _mend(model: Model, channels: Channels, copy: ir.Model, twin, masks, after) 
             outputs_before=[trace.shape_of[v] for v in node.outputs],
             outputs_after=[after[v] for v in node.outputs],
             kept=lambda v, axis: (
-                kept_in_a_row(masks[v](), axis, trace.shape_of[v][axis])
-                if v in masks
-                else np.ones(trace.shape_of[v][axis], bool)
+                kept[v].along(axis, trace.shape_of[v][axis]) if v in kept else np.ones(trace.shape_of[v][axis], bool)
             ),
-            mask=lambda v: masks[v]() if v in masks else np.ones((1,) * len(trace.shape_of[v]), bool),
+            mask=lambda v: kept[v].mask() if v in kept else np.ones((1,) * len(trace.shape_of[v]), bool),
             value=lambda i, other=other: _value(other, i, values),
             dynamic=trace.is_dynamic,
             is_same_size=trace.is_same_size,

@@ -30,8 +30,9 @@ SCALES = (1, 2, 4, 8, 16, 32, 64)
 KEEPS_SHAPE = frozenset(("GroupNormalization", "MeanVarianceNormalization"))
 #: Operators whose result may be of any length, as far as inference knows.
 UNKNOWN = frozenset(("Compress", "NonMaxSuppression", "NonZero", "Unique"))
-#: Initializers above this many elements are left out when shapes are inferred: only their shape matters.
-_SMALL = 1024
+#: Initializers above this many elements are left out when shapes are inferred: only their shape matters. Of floats
+#: inference reads scales and the ends of a range.
+_SMALL, _FEW = 1024, 16
 #: onnx keeps a record for each element of a one-dimensional tensor while it follows values, and may crash for want of
 #: memory rather than say so: beyond this many elements anywhere it isn't asked to follow.
 LONGEST_FOLLOWED = 2**20
@@ -275,17 +276,13 @@ class _Skeleton:
             if tensor is None:
                 continue
             shape = self.stored[value] = tensor.shape.numpy()
-            if math.prod(shape) <= _SMALL:
+            if math.prod(shape) <= (_FEW if tensor.dtype.is_floating_point() else _SMALL):
                 proto = ir.serde.serialize_tensor(tensor)
                 proto.name = value.name
                 graph.initializer.append(proto)
             elif value not in model.graph.inputs:
                 graph.input.append(_value_info(value, shape, tensor.dtype))
-        for node in model.graph:
-            proto = ir.serde.serialize_node(node)
-            if node.op_type in KEEPS_SHAPE and not node.domain:
-                proto = onnx.helper.make_node("Identity", proto.input[:1], proto.output[:1])
-            graph.node.append(proto)
+        graph.node.extend(_serialized(node) for node in model.graph)
 
     def with_sizes(self, sizes: Mapping[str, int]) -> onnx.ModelProto:
         """A copy, with concrete inputs."""
@@ -301,6 +298,25 @@ class _Skeleton:
             known = _substitute(value, sizes) if value.producer() is None else None
             graph.output.append(_value_info(value, known, value.dtype))
         return proto
+
+
+def _serialized(node: ir.Node) -> onnx.NodeProto:
+    """A node as inference reads it: without the metadata, which exporters write pages of."""
+    inputs = [value.name if value is not None else "" for value in node.inputs]
+    outputs = [value.name or "" for value in node.outputs]
+    if node.op_type in KEEPS_SHAPE and not node.domain:
+        return onnx.NodeProto(op_type="Identity", input=inputs[:1], output=outputs[:1])
+    while outputs and not outputs[-1]:
+        outputs.pop()
+    return onnx.NodeProto(
+        op_type=node.op_type,
+        domain=node.domain,
+        overload=node.overload,
+        name=node.name,
+        input=inputs,
+        output=outputs,
+        attribute=[ir.serde.serialize_attribute(found) for found in node.attributes.values()],
+    )
 
 
 def _value_info(value: ir.Value, shape: tuple[int, ...] | None, dtype: ir.DataType | None) -> onnx.ValueInfoProto:

@@ -15,7 +15,7 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.moments import moments
 from onnxprune.graph.rules import RULES, SHAPE_INPUTS, TYPE_INPUTS, Op, Tensor
 from onnxprune.graph.rules.layout import WIDEST
-from onnxprune.graph.rules.registry import ADAPTS, REASONS, RESHAPES, WEIGHT_LABELS, Facets
+from onnxprune.graph.rules.registry import ADAPTS, REASONS, RESHAPES, RUNS, WEIGHT_LABELS, Facets
 from onnxprune.graph.values import evaluate
 
 
@@ -50,8 +50,10 @@ class Trace:
         other = self.other_shape_of.get(value)
         if other is None or other[axis] != self.shape_of[value][axis]:
             return True
-        dims = value.shape if value.shape is not None and len(value.shape) == len(other) else None
-        dim = None if dims is None else dims[axis]  # the file may say what can't be
+        dims = value.shape
+        if dims is None or len(dims) != len(other):  # the file may say what can't be
+            return False
+        dim = dims[axis]
         return isinstance(dim, ir.SymbolicDim) and dim.value is not None
 
     def is_same_size(self, a: ir.Value, b: ir.Value, axis: int) -> bool:
@@ -112,10 +114,11 @@ class _Walk:
         uses = value.uses()
         for node, index in uses:
             operand, function = WEIGHT_LABELS.get((node.domain, node.op_type), (None, None))
-            with fits_together(node):
-                special = function(self.ledger, node, shape) if index == operand and len(uses) == 1 else None
-            if special is not None:
-                return special
+            if index == operand and len(uses) == 1:
+                with fits_together(node):
+                    special = function(self.ledger, node, shape)
+                if special is not None:
+                    return special
         rank, widest = len(shape), WIDEST if "folded" in value.meta else math.inf
         return tuple(
             facet(self.ledger.fresh(size).reshape([size if a == axis else 1 for a in range(rank)]), ghost=0.0)
@@ -174,7 +177,7 @@ class _Walk:
 
     def _apply(self, node: ir.Node) -> None:
         key = (node.domain, node.op_type)
-        captured = [v for a in node.attributes.values() for v in _captured(a, node.graph)]
+        captured = [v for a in node.attributes.data.values() for v in _captured(a, node.graph)]
         inputs = [None if v is None else self._tensor(v) for v in node.inputs]
         outputs = [self._tensor(v) for v in node.outputs]
         version, trace = node.version or self._opset(node), self.trace
@@ -183,7 +186,7 @@ class _Walk:
             op.pin(self.facets.get(value, ()), "captures it in a subgraph")
         function = RULES.get(key)
         unknown = [t for t in [*inputs, *outputs] if t is not None and t.shape is None]
-        if function is None or unknown or captured or not labels_are_bounded(op):
+        if function is None or unknown or captured or not labels_are_bounded(op, key in RUNS):
             reason = "has a shape that can't be inferred" if unknown else "gives an axis too long to follow"
             if function is None:
                 reason = REASONS.get(key, REASONS.get((node.domain, "*"), "has no rule"))
@@ -192,6 +195,8 @@ class _Walk:
                     op.pin(tensor.facets, "captures it in a subgraph" if captured else reason)
             result: list[Facets] = [()] * len(outputs)
         else:
+            if key not in RUNS:
+                op.inputs = [None if t is None else t.unrolled() for t in op.inputs]
             start = self.ledger.marks()
             with fits_together(node):
                 result = _as_list(function(op), len(outputs))
@@ -253,10 +258,12 @@ def _captured(found: ir.Attr, graph: ir.Graph | None) -> list[ir.Value]:
 
 
 def _check(op: Op, tensor: Tensor, facets: Facets) -> None:
-    """A facet has its tensor's rank, and size 1 or the tensor's on each axis. Anything else is a bug in the rule."""
+    """A facet has its tensor's rank, and size 1, the tensor's or a divisor of it on each axis. Anything else is a bug
+    in the rule."""
+    runs = (op.node.domain, op.node.op_type) in RUNS
     for found in facets:
         fits = found.ndim == len(tensor.shape) and all(
-            f in (1, s) for f, s in zip(found.shape, tensor.shape, strict=True)
+            f in (1, s) or (runs and s % f == 0) for f, s in zip(found.shape, tensor.shape, strict=True)
         )
         if not fits:
             raise AssertionError(

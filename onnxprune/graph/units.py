@@ -3,14 +3,14 @@
 import copy
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, reduce
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxprune.errors import EmptyAxisError, InputError, RaggedError
 from onnxprune.graph import explain, grids, residual, weighing
-from onnxprune.graph.labels import PINNED, Facet, distinct, spans
+from onnxprune.graph.labels import PINNED, Facet, distinct, matched, spans, unrolled
 from onnxprune.graph.legality import Legality
 from onnxprune.graph.model import Model, load
 from onnxprune.graph.trace import Trace, walk
@@ -244,7 +244,8 @@ class Channels:
         )
 
     def facets(self, value: ir.Value) -> tuple[Facet, ...]:
-        return tuple(self.trace.facets.get(value, ()))
+        """The facets of a tensor, with a label for every place of the axes that they speak about."""
+        return tuple(unrolled(facet, self.trace.shape_of[value]) for facet in self.trace.facets.get(value, ()))
 
     @cached_property
     def _sizes(self) -> np.ndarray:
@@ -370,10 +371,15 @@ class Channels:
 
     def keep_mask(self, value: ir.Value, deleted: np.ndarray) -> np.ndarray:
         """Which elements of a tensor stay: bool, broadcastable to its shape, of size 1 where no facet speaks."""
-        gone = [found for found in (deleted[self.named(f)] for f in self.facets(value)) if found.any()]
+        return unrolled(self.keep_runs(value, deleted), self.trace.shape_of[value])
+
+    def keep_runs(self, value: ir.Value, deleted: np.ndarray) -> np.ndarray:
+        """`keep_mask` with one place for each run of places that stay or go together, as facets have them."""
+        facets = self.trace.facets.get(value, ())
+        gone = [found for found in (deleted[self.named(f)] for f in facets) if found.any()]
         if not gone:
             return np.ones((1,) * len(self.trace.shape_of[value]), bool)
-        return ~np.logical_or.reduce(np.broadcast_arrays(*gone))
+        return ~reduce(np.logical_or, matched(gone))
 
     def keep_masks(self, units: Sequence[Unit | int]) -> dict[str, np.ndarray]:
         """{initializer name: bool array of its shape, False = goes}, for every initializer that loses something.

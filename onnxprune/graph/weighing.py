@@ -20,11 +20,18 @@ def add(total: np.ndarray, array: np.ndarray | None, shape: tuple[int, ...], nam
             summed = _sum_to(array, shape, facet.shape)
             total += np.bincount(facet.ravel(), weights=summed.ravel(), minlength=len(total))
         for other in named[:number]:
-            if np.isin(facet, other).any():
+            if _share(facet, other, len(total)):
                 a, b = np.broadcast_arrays(facet, other)
                 same = a == b
                 summed = _sum_to(array, shape, a.shape)[same]
                 total -= np.bincount(a[same], weights=summed, minlength=len(total))
+
+
+def _share(one: np.ndarray, other: np.ndarray, count: int) -> bool:
+    """Whether any of the channels, of which there are `count`, is on both."""
+    flags = np.zeros(count, bool)
+    flags[one] = True
+    return bool(flags[other].any())
 
 
 def _sum_to(array: np.ndarray | None, shape: tuple[int, ...], smaller: tuple[int, ...]) -> np.ndarray:
@@ -92,7 +99,7 @@ def count(sets: Sets, shape: tuple[int, ...], named: Sequence[np.ndarray]) -> np
     shares = [sets.sums(np.bincount(facet.ravel(), minlength=channels)) / facet.size for facet in named]
     axes = [axis for facet in named for axis in spans(facet)]
     size = float(math.prod(shape))
-    found = size * (1 - np.prod([1 - share for share in shares], axis=0))
+    found = size * (1 - math.prod([1 - share for share in shares]))
     if len(set(axes)) < len(axes):  # facets that share an axis aren't independent
         for number in np.flatnonzero(np.sum([share > 0 for share in shares], axis=0) > 1).tolist():
             flags = np.zeros(channels, bool)

@@ -54,10 +54,10 @@ class Equivalence:
     def _found(self) -> str:
         error = f"error {self.error_over_range:.1e} of the range"
         if self.error_in_float64 is None:
-            return f"{error} {'<=' if self.passed else '>'} {self.tolerance:.0e}"
+            return f"{error} {'<=' if self.passed else '>'} {self.tolerance:.2g}"
         sign = "<=" if self.error_in_float64 <= self.tolerance else ">"
         return (
-            f"in float64 error {self.error_in_float64:.1e} of the range {sign} {self.tolerance:.0e}; in float32 "
+            f"in float64 error {self.error_in_float64:.1e} of the range {sign} {self.tolerance:.2g}; in float32 "
             f"{self.error_over_range:.1e}, where rounding moves the reference itself by {self.rounding:.1e}"
         )
 
@@ -126,7 +126,7 @@ def require(equivalence: Equivalence) -> Equivalence:
     if not equivalence.passed:
         raise NotEquivalentError(
             f"The models differ by {equivalence.error_over_range:.2e} of the output range at {equivalence.worst}, "
-            f"more than {equivalence.tolerance:.0e}. They don't compute the same function."
+            f"more than {equivalence.tolerance:.2g}. They don't compute the same function."
         )
     return equivalence
 

@@ -50,7 +50,7 @@ def decide_gates(
 
 def equivalence_gate(found: Equivalence) -> Gate:
     """Is the error within the tolerance?"""
-    asked = f"error of at most {found.tolerance:.0e} of the range"
+    asked = f"error of at most {found.tolerance:.2g} of the range"
     measured = f"{found.error_over_range:.1e}"
     return Gate(
         "equivalence", asked, measured, "passed" if found.passed else "failed", "" if found.passed else found.worst

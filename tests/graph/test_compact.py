@@ -42,6 +42,11 @@ def test_what_is_no_box_is_refused():
         shape_after(np.array([[1, 1], [1, 0]], bool), (2, 2))
 
 
+def test_a_place_may_stand_for_a_run():
+    assert shape_after(np.array([[True, False, True]]), (2, 300)) == (2, 200)
+    assert shape_after(ROWS, (2, 3 * 50)) == (2, 2 * 50)
+
+
 def test_kept_along():
     assert kept_along(ROWS, 0, 2).tolist() == [True, True]
     assert kept_along(np.ones((1, 3), bool), 0, 5).tolist() == [True] * 5

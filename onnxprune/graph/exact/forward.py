@@ -6,7 +6,7 @@ finite.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
@@ -37,18 +37,24 @@ class Facts:
     products: Mapping[ir.Node, Products] = field(default_factory=dict)
 
 
-def forward(trace: Trace) -> Facts:
-    """What is known of every tensor of the traced graph."""
+def forward(trace: Trace, nodes: Sequence[ir.Node] | None = None, zero: Collection[str] = ()) -> Facts:
+    """What is known of every tensor of the traced graph, or of what `nodes`, in order, give.
+
+    Initializers named in `zero` count as zeros.
+    """
     known: dict[ir.Value, Known] = {}
     ranges: dict[ir.Value, Range] = {}
     laid: dict[ir.Node, Products] = {}
     graph = trace.model.ir.graph
-    for value in graph.initializers.values():
+    read = graph.initializers.values() if nodes is None else _initializers_of(nodes)
+    for value in read:
         if holds_weights(value):
             array = value.const_value.numpy()
+            if value.name in zero:
+                array = np.zeros_like(array)
             if array.dtype.kind in "iubf" or value.const_value.dtype == ir.DataType.BFLOAT16:
                 known[value] = pair(array.astype(dtype_of(value), copy=False))
-    for node in graph:
+    for node in graph if nodes is None else nodes:
         if node.domain or any(out not in trace.shape_of for out in node.outputs):
             continue
         if any(value is not None and value not in trace.shape_of for value in node.inputs):
@@ -68,6 +74,10 @@ def forward(trace: Trace) -> Facts:
                 if result is not None and result.is_known.any() and _is_settled(trace, out, result):
                     known[out] = result
     return Facts(known, laid)
+
+
+def _initializers_of(nodes: Sequence[ir.Node]) -> list[ir.Value]:
+    return list({v: None for node in nodes for v in node.inputs if v is not None and v.is_initializer()})
 
 
 def _results(step: Step) -> list[Known | None]:

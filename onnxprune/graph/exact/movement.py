@@ -4,7 +4,7 @@ import numpy as np
 
 from onnxprune.graph.exact.known import Known, pair
 from onnxprune.graph.exact.step import Step, knows
-from onnxprune.graph.labels import reshape
+from onnxprune.graph.labels import reshape, unrolled
 
 
 @knows("Transpose")
@@ -22,7 +22,7 @@ def reshaped(step: Step) -> Known | None:
         return x.both(lambda a: a.reshape(new))
     if x.value.size == 1:
         return x.both(lambda a: a.reshape((1,) * len(new)))
-    return x.moved(lambda a: reshape(a, old, new))
+    return x.moved(lambda a: unrolled(reshape(a, old, new), new))
 
 
 @knows("Concat")

@@ -92,7 +92,7 @@ KEEPS_ZERO = frozenset(
 )
 
 
-@rule("", *UNARY)
+@rule("", *UNARY, runs=True)
 def same(op: Op) -> Facets:
     """Each element by itself: the labels go on."""
     return _through(op, op.inputs[0].facets)
@@ -126,7 +126,7 @@ def _through(op: Op, facets: Facets) -> Facets:
     return tuple(facet(f, evaluated(op, [ghost_of(f)])) for f in facets)
 
 
-@rule("", *NARY)
+@rule("", *NARY, runs=True)
 def broadcast(op: Op) -> Facets:
     """Element by element, broadcast: labels that meet are tied, and an axis that can't shrink pins those it meets."""
     rank = len(op.outputs[0].shape)
@@ -156,6 +156,8 @@ def evaluated(op: Op, held: Sequence[float | None]) -> float | None:
 
 def align(tensor: Tensor, rank: int) -> Tensor:
     """View a tensor with leading axes of size 1 up to `rank`, as broadcasting does."""
+    if rank == len(tensor.shape):
+        return tensor
     lead = (1,) * (rank - len(tensor.shape))
     return tensor.view(lead + tensor.shape, tuple(f.reshape(lead + f.shape) for f in tensor.facets))
 

@@ -4,13 +4,14 @@ Constant indices pick from the labels what they pick from the data, and are writ
 ones may point anywhere: the axis that they point into stays as it is.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from onnxprune.graph.compact import take
 from onnxprune.graph.labels import facet as labelled
-from onnxprune.graph.labels import ghost_of, spans
+from onnxprune.graph.labels import ghost_of, spans, unrolled
 from onnxprune.graph.labels import reshape as reshaped
 from onnxprune.graph.rules.elementwise import total
 from onnxprune.graph.rules.layout import settle
@@ -235,11 +236,11 @@ def scatter_nd_indices(change: Change) -> Mended | None:
 def compress(op: Op) -> Facets:
     """A constant condition picks labels; a computed one leaves the axis as it is."""
     x, condition = op.inputs
-    flat = op.attr("axis") is None
+    flat, places = op.attr("axis") is None, (math.prod(x.shape),)
     axis = 0 if flat else op.axis()
     facets = []
     for found in x.facets:
-        laid = reshaped(found, x.shape, (int(np.prod(x.shape)),)) if flat else found
+        laid = unrolled(reshaped(found, x.shape, places), places) if flat else found
         if laid.shape[axis] == 1:
             facets.append(laid)
         elif condition.data is None:

@@ -3,6 +3,7 @@
 Each mend says what the constants of such an operator become when the axes around it have shrunk.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
@@ -29,15 +30,15 @@ def settle(op: Op, facets: Sequence[Facet]) -> Facets:
     return tuple(kept)
 
 
-@rule("", "Transpose")
+@rule("", "Transpose", runs=True)
 def transpose(op: Op) -> Facets:
     """Labels are transposed like the data."""
     order = op.attr("perm") or list(range(len(op.inputs[0].shape)))[::-1]
     return tuple(np.transpose(f, order) for f in op.inputs[0].facets)
 
 
-@rule("", "Flatten", "Squeeze", "Unsqueeze", shape_inputs=(1,))
-@rule("", "Reshape", shape_inputs=(1,), reshapes=True)
+@rule("", "Flatten", "Squeeze", "Unsqueeze", shape_inputs=(1,), runs=True)
+@rule("", "Reshape", shape_inputs=(1,), reshapes=True, runs=True)
 def reshape_like(op: Op) -> Facets:
     """Labels are reshaped like the data; a target that names sizes is written anew."""
     x, out = op.inputs[0], op.outputs[0]
@@ -45,8 +46,17 @@ def reshape_like(op: Op) -> Facets:
     scattered = [f for f, new in moved if _is_scattered(op, f, new)]
     op.pin(scattered, "is reshaped across sizes that vary")
     moved = [(f, new) for f, new in moved if not any(f is s for s in scattered)]
-    # Labels that stay anyway say nothing more when they are repeated along an axis that others speak about.
-    return settle(op, [new for old, new in moved if new.size <= old.size or not op.ledger.is_pinned(old)])
+    kept = []
+    for found, new in moved:
+        # Labels that stay anyway say nothing more when they are repeated along an axis that others speak about.
+        if _places(new, out.shape) <= _places(found, x.shape) or not op.ledger.is_pinned(found):
+            kept.append(new)
+    return settle(op, kept)
+
+
+def _places(facet: Facet, shape: tuple[int, ...]) -> int:
+    """How many places the axes have together that a facet speaks about."""
+    return math.prod(shape[axis] for axis in spans(facet))
 
 
 def _is_scattered(op: Op, old: Facet, new: Facet) -> bool:

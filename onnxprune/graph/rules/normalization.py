@@ -21,7 +21,7 @@ def batch_normalization(op: Op) -> list[Facets]:
     return [op.meet([op.inputs[0], *_columns(op)], scaled_and_shifted)] + [()] * (len(op.outputs) - 1)
 
 
-@rule("", "InstanceNormalization", exactness="restated")
+@rule("", "InstanceNormalization", runs=True, exactness="restated")
 def instance_normalization(op: Op) -> Facets:
     """Each channel of each sample by its own statistics over the positions.
 

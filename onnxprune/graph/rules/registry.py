@@ -15,7 +15,7 @@ from fractions import Fraction
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.graph.labels import Facet, Ledger, distinct_rows, facet, ghost_of, spans
+from onnxprune.graph.labels import Facet, Ledger, distinct_rows, facet, ghost_of, matched, spans, unrolled
 
 Facets = tuple[Facet, ...]
 #: From what a deleted slice holds in each operand (None: unknown) to what it holds in the result.
@@ -41,6 +41,11 @@ class Tensor:
 
     def view(self, shape: tuple[int, ...], facets: Facets) -> "Tensor":
         return Tensor(self.name, shape, facets, self.data, self.elements)
+
+    def unrolled(self) -> "Tensor":
+        """The same with a label for every place of the axes that facets speak about."""
+        facets = tuple(unrolled(f, self.shape) for f in self.facets)
+        return self if all(a is b for a, b in zip(facets, self.facets, strict=True)) else self.view(self.shape, facets)
 
 
 @dataclass(eq=False)
@@ -133,31 +138,37 @@ class Op:
         through an axis of true size 1 (heads, and the dimensions in each head) names its rows. Returns the facets of
         the result; `ghost` gives what a deleted slice of it holds, from what it holds in each operand.
         """
+        spans_of = [[spans(found) for found in operand.facets] for operand in operands]
         named: set[int] = set()  # facets that name the rows of a finer one, which speaks for them from here on
         for i, a in enumerate(operands):
-            for found in a.facets:
-                axes = spans(found)
+            for found, axes in zip(a.facets, spans_of[i], strict=True):
                 for j, b in enumerate(operands):
                     if i == j or all(b.shape[x] == 1 for x in axes):
                         continue
-                    partners = [g for g in b.facets if set(spans(g)) & set(axes)]
+                    partners = [g for g, of_g in zip(b.facets, spans_of[j], strict=True) if _meet(of_g, axes)]
                     if not partners:
                         self.pin([found], f"meets '{b.name}', whose axis can't shrink")
                     elif i < j:
                         named |= {id(self._join(found, a, partner, b)) for partner in partners}
         result: list[Facet] = []
+        taken: set[tuple[int, ...]] = set()
         for i, operand in enumerate(operands):
-            taken = {spans(f) for f in result}
-            for found in operand.facets:
-                if spans(found) not in taken and id(found) not in named:
-                    held = [ghost_of(found) if i == j else _held(found, b) for j, b in enumerate(operands)]
+            here = []
+            for found, axes in zip(operand.facets, spans_of[i], strict=True):
+                if axes not in taken and id(found) not in named:
+                    held = [ghost_of(found) if i == j else _held(axes, b, spans_of[j]) for j, b in enumerate(operands)]
                     result.append(facet(found, ghost(held) if ghost else None))
+                    here.append(axes)
+            taken.update(here)
         return tuple(result)
 
     def _join(self, a: Facet, of_a: Tensor, b: Facet, of_b: Tensor) -> Facet | None:
         """Tie two facets that share an axis, or let the coarser name the rows of the finer; then return the coarser."""
         if len(spans(a)) > len(spans(b)):
             a, of_a, b, of_b = b, of_b, a, of_a
+        named = a
+        if a.shape != b.shape:
+            a, b = matched([a, b])
         coarse, fine = spans(a), spans(b)
         rest = [x for x in fine if x not in coarse]
         if rest and set(coarse) < set(fine) and all(of_a.shape[x] == 1 for x in rest):
@@ -165,15 +176,20 @@ class Op:
                 b.reshape([b.shape[x] for x in fine]), [fine.index(x) for x in coarse], range(len(coarse))
             )
             self.ledger.row(a.ravel(), members.reshape(a.size, -1))
-            return a
+            return named
         self.tie(a, b)
         return None
 
 
-def _held(found: Facet, other: Tensor) -> float | None:
-    """What `other` holds where the slices of `found` are deleted."""
-    for partner in other.facets:
-        if set(spans(partner)) & set(spans(found)):
+def _meet(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    """Whether two facets share an axis."""
+    return any(x in b for x in a)
+
+
+def _held(axes: tuple[int, ...], other: Tensor, spans_of: Sequence[tuple[int, ...]]) -> float | None:
+    """What `other` holds where slices along these axes are deleted; `spans_of` are the axes of its facets."""
+    for partner, of_partner in zip(other.facets, spans_of, strict=True):
+        if _meet(of_partner, axes):
             return ghost_of(partner)
     return float(other.data.ravel()[0]) if other.data is not None and other.data.size == 1 else None
 
@@ -236,6 +252,8 @@ TYPE_INPUTS: dict[tuple[str, str], tuple[int, ...]] = {}
 ADAPTS: set[tuple[str, str]] = set()
 #: Operators whose mend makes any shape right that they are told, whatever sizes it was computed from.
 RESHAPES: set[tuple[str, str]] = set()
+#: Operators whose rules take labels that stand for runs of places; the others see one label a place.
+RUNS: set[tuple[str, str]] = set()
 #: Why operators without a rule pin what they read, as a sentence's end. {(domain, operator): reason}
 REASONS: dict[tuple[str, str], str] = {}
 #: What deletion through an operator's rule is: "exact" where nothing is said.
@@ -251,6 +269,7 @@ def rule(
     type_inputs: tuple[int, ...] = (),
     adapts: bool = False,
     reshapes: bool = False,
+    runs: bool = False,
     exactness: str = "exact",
 ) -> Callable[[Rule], Rule]:
     """Register a rule for `operators` of `domain` ("" is ONNX's own).
@@ -258,7 +277,8 @@ def rule(
     The function takes an `Op` and returns the facets of its only output, a list with those of each output, or None
     where no output axis may shrink. `shape_inputs` are the inputs that hold sizes or positions rather than data;
     `type_inputs` are those of which only the type is read. `adapts` says that shapes may follow the first operand's own
-    size, `reshapes` that the operator's mend corrects them.
+    size, `reshapes` that the operator's mend corrects them. `runs` says that the function takes facets with fewer
+    labels than places on an axis, each of which stands for a run of places, and may return such.
     `exactness` is "restated" where deletion changes the statistics that the operator takes.
     """
 
@@ -274,6 +294,8 @@ def rule(
                 ADAPTS.add((domain, operator))
             if reshapes:
                 RESHAPES.add((domain, operator))
+            if runs:
+                RUNS.add((domain, operator))
         return function
 
     return register
@@ -309,7 +331,7 @@ def weight_labels(domain: str, *operators: str, operand: int) -> Callable[[Weigh
 
 def attribute(node: ir.Node, name: str, default=None):
     """An attribute's Python value, or `default`; byte strings come as text."""
-    found = node.attributes.get(name)
+    found = node.attributes.data.get(name)  # far faster than the mapping around it
     if found is None:
         return default
     value = found.value

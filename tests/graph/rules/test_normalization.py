@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from onnxprune.graph.units import trace
 from tests.graph.rules.cases import BN, ROWS, Case, forms, image, rows
 
 # fmt: off
@@ -20,6 +21,8 @@ CASES = [
     image("group norm of opset 18 pins", "b = GroupNormalization<num_groups=2>(a, s, t)", 0, weights={"s": (2,), "t": (2,)}, opset=18),
     image("group norm as exporters write it", "c = Reshape(a, g) d = InstanceNormalization(c, one, zero) e = Reshape(d, h) f = Mul(e, s) b = Add(f, t)", 4 + 2, weights={"s": (8, 1, 1), "t": (8, 1, 1)}, constants={"g": np.array([0, 2, -1]), "h": np.array([0, 8, 8, 8]), "one": np.ones(2, np.float32), "zero": np.zeros(2, np.float32)}, restated=6),
     image("group norm over an image of symbolic size", "z = Shape(a) c = Reshape(a, g) d = InstanceNormalization(c, one, zero) e = Reshape(d, z) f = Mul(e, s) b = Add(f, t)", 4 + 2, weights={"s": (8, 1, 1), "t": (8, 1, 1)}, constants={"g": np.array([0, 2, -1]), "one": np.ones(2, np.float32), "zero": np.zeros(2, np.float32)}, inputs={"x": "N,3,H,W"}, restated=6),
+    image("group norm whose places are scaled", "c = Reshape(a, g) d = InstanceNormalization(c, one, zero) r = Relu(d) e = Mul(r, s) f = Reshape(e, h) b = Relu(f)", 0, weights={"s": (2, 256)}, constants={"g": np.array([0, 2, -1]), "h": np.array([0, 8, 8, 8]), "one": np.ones(2, np.float32), "zero": np.zeros(2, np.float32)}, restated=0),
+    image("group norm beside other runs", "c = Reshape(a, g) d = InstanceNormalization(c, one, zero) e = Conv<strides=[2,1]>(x, w1) f = Reshape(e, k) i = Reshape(f, g) j = Add(d, i) m = Reshape(j, h) b = Relu(m)", 6, weights={"w1": (16, 3, 1, 1)}, constants={"g": np.array([0, 2, -1]), "k": np.array([0, 16, 32]), "h": np.array([0, 8, 8, 8]), "one": np.ones(2, np.float32), "zero": np.zeros(2, np.float32)}, restated=6),
     image("group norm of one group as exporters write it", "c = Reshape(a, g) d = InstanceNormalization(c, one, zero) e = Reshape(d, h) b = Mul(e, s)", 8, weights={"s": (8, 1, 1)}, constants={"g": np.array([0, 1, -1]), "h": np.array([0, 8, 8, 8]), "one": np.ones(1, np.float32), "zero": np.zeros(1, np.float32)}, restated=8),
     Case("rms norm", "a = MatMul(x, w0) b = RMSNormalization<epsilon=0.1>(a, s) y = MatMul(b, w9)", 8, {"w0": (6, 8), "s": (8,), "w9": (8, 5)}, ROWS, outputs="float[a,b] y", opset=23),
     rows("rms norm written out", "p = Pow(a, two) q = ReduceMean(p, ax) r = Add(q, eps) u = Sqrt(r) v = Div(a, u) b = Mul(v, s)", 8, weights={"s": (8,)}, constants={"two": np.float32(2), "eps": np.float32(0.1), "ax": np.array([-1])}),
@@ -38,3 +41,13 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_removal_computes_what_the_mask_computes(oracle, case):
     case.check(oracle)
+
+
+def test_a_group_norm_over_a_large_image_takes_no_more_labels_than_channels(oracle):
+    constants = {"g": np.array([0, 2, -1]), "h": np.array([0, 8, 4096, 4096])}
+    constants |= {"one": np.ones(2, np.float32), "zero": np.zeros(2, np.float32)}
+    body = "a = Conv(x, w0) c = Reshape(a, g) d = InstanceNormalization(c, one, zero) e = Reshape(d, h) y = Conv(e, w9)"
+    weights = {"w0": (8, 3, 1, 1), "w9": (5, 8, 1, 1)}
+    channels = trace(oracle.parse(body, {"x": "N,3,4096,4096"}, weights, constants))
+    assert len(channels.units) == 4 + 2
+    assert max(facet.size for facets in channels.trace.facets.values() for facet in facets) == 8
