@@ -68,7 +68,7 @@ def test_parts_go_on_where_they_stopped_and_a_dry_run_says_that_it_is_one(tmp_pa
     for name in names:
         if name.startswith("accuracy"):
             cuda.write(cuda.part_file(tmp_path, name), {"result": {"error": "left out of this test"}, "seconds": 0.0})
-    arguments = argparse.Namespace(provider="cpu", quick=True)
+    arguments = argparse.Namespace(provider="cpu", quick=True, seconds=None)
     assert cuda.run_parts(tmp_path, arguments, time.monotonic()) == cuda.MORE
     assert cuda.part_file(tmp_path, "networks").exists()
     assert cuda.run_parts(tmp_path, arguments, time.monotonic() + 10_000) == 0

@@ -6,21 +6,25 @@
 Needs numpy, onnx, onnxruntime-gpu and what onnxprune itself imports; onnxprune needn't be installed. A call works for
 nine minutes at most, and the next goes on where it stopped. What is found is one file, cuda.json, from which cuda.md
 is drawn (both belong into docs/benchmarks). Exit code 0 when all is measured, 4 when there is more to do, 3 where this
-machine has no CUDA. `--provider cpu --quick` is a dry run: it shows that the parts work, and says so in what it writes.
+machine has no CUDA, 1 where a part broke. `--seconds 6` where the GPU is lent for a quarter of an hour. `--provider cpu
+--quick` is a dry run: it shows that the parts work, and says so in what it writes.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
+import traceback
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the plain files will do
 
-MORE, REFUSED = 4, 3
+BROKEN, REFUSED, MORE = 1, 3, 4
 LIMIT_S = 9 * 60.0
 FORMAT, VERSION = "onnxprune-cuda", 1
 NEEDED = {"numpy": "numpy", "scipy": "scipy", "onnx": "onnx", "onnx_ir": "onnx-ir", "onnxruntime": "onnxruntime-gpu"}
@@ -33,7 +37,7 @@ def missing_packages() -> list[str]:
     return [package for module, package in NEEDED.items() if find_spec(module) is None]
 
 
-def header(provider: str, quick: bool) -> dict[str, object]:
+def header(provider: str, quick: bool, scale: dict[str, object]) -> dict[str, object]:
     """What the file says of the machine before any figure."""
     from onnxprune.runtime import nvml
     from onnxprune.runtime.environment import environment
@@ -45,6 +49,7 @@ def header(provider: str, quick: bool) -> dict[str, object]:
         "provider": provider,
         "quick": quick,
         "dry_run": provider != "cuda" or quick,
+        "scale": scale,
         "settings": SessionSettings(provider).as_dict(),
         "environment": environment(),
         "clocks": nvml.clocks(),
@@ -84,10 +89,13 @@ def run_parts(out: Path, arguments: argparse.Namespace, until: float) -> int:
     with_demo = (networks / "demo-reference.onnx").exists()
     if not with_demo:
         print("The demo's pair isn't here: only the large pair is measured. See --prepare.", file=sys.stderr)
-    todo = parts(networks, arguments.provider, QUICK if arguments.quick else FULL, with_demo)
+    scale = QUICK if arguments.quick else FULL
+    if arguments.seconds:
+        scale = dataclasses.replace(scale, seconds=arguments.seconds, stair_seconds=3 * arguments.seconds)
+    todo = parts(networks, arguments.provider, scale, with_demo)
     names = [part.name for part in todo]
     head_file = out / "machine.json"
-    head = header(arguments.provider, arguments.quick)
+    head = header(arguments.provider, arguments.quick, dataclasses.asdict(scale))
     if head_file.exists():
         before = json.loads(head_file.read_text())
         for key in ("provider", "quick"):
@@ -101,17 +109,24 @@ def run_parts(out: Path, arguments: argparse.Namespace, until: float) -> int:
     else:
         write(head_file, head)
     left = [part for part in todo if not part_file(out, part.name).exists()]
+    broken = False
     for index, part in enumerate(left):
         if time.monotonic() + part.seconds > until and index:
             break
         start = time.monotonic()
         try:
-            result = part.run()
+            result: Any = part.run()
         except OnnxPruneError as error:
             result = {"error": str(error)}
+        except Exception:  # noqa: BLE001 - the other parts are worth having, and the next call tries this one again
+            traceback.print_exc()
+            broken = True
+            continue
         write(part_file(out, part.name), {"result": result, "seconds": round(time.monotonic() - start, 1)})
         print(f"{part.name}: {time.monotonic() - start:.0f} s", flush=True)
     missing = collect(out, head, names)["missing"]
+    if broken:
+        return BROKEN
     if missing:
         print(f"{len(missing)} of {len(names)} parts are left. Run the same command again.")
         return MORE
@@ -124,6 +139,7 @@ def main() -> int:
     parser.add_argument("-o", "--out", type=Path, default=Path("runs/cuda"), help="folder of everything")
     parser.add_argument("--provider", choices=("cuda", "cpu"), default="cuda", help="cpu: a dry run")
     parser.add_argument("--quick", action="store_true", help="small networks and short times: a dry run too")
+    parser.add_argument("--seconds", type=float, help="for each pair of files (default 20), thrice that for widths")
     parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="a finished run of the demo")
     parser.add_argument("--prepare", action="store_true", help="only take the demo's pair and its digits along")
     parser.add_argument("--draw", type=Path, metavar="CUDA.json", help="only print the page of such a file")
