@@ -35,11 +35,11 @@ class ChannelScores:
 
     def add_outputs(self, name: str, vector: np.ndarray, layout: Layout) -> None:
         """Add a score for each of a layer's outputs, [O]."""
-        self._add(self._along(name, layout.outputs), vector)
+        self._add(self.outputs(name, layout), vector)
 
     def add_inputs(self, name: str, vector: np.ndarray, layout: Layout) -> None:
         """Add a score for each of a layer's inputs, [I]."""
-        self._add(self._inputs(name, layout), vector)
+        self._add(self.inputs(name, layout), vector)
 
     def of_units(self) -> np.ndarray:
         """[units]: the sum over each one's channels, NaN where nothing was said about any."""
@@ -58,7 +58,11 @@ class ChannelScores:
                 return self.channels.named(facet).ravel()
         return None
 
-    def _inputs(self, name: str, layout: Layout) -> np.ndarray | None:
+    def outputs(self, name: str, layout: Layout) -> np.ndarray | None:
+        """The channels that a layer gives, in order."""
+        return self._along(name, layout.outputs)
+
+    def inputs(self, name: str, layout: Layout) -> np.ndarray | None:
         """The channels that a layer reads, in the order in which it reads them."""
         if layout.groups == 1 or layout.inputs is None:
             return self._along(name, layout.inputs)

@@ -16,7 +16,7 @@ DYNAMIC_SIZES = (64, 224, 256, 512)
 
 @dataclass(frozen=True)
 class Cost:
-    """Elements of float initializers, multiply-adds for one sample, bytes of the file, nodes."""
+    """Weights, in floats or quantised; multiply-adds for one sample; bytes of the file; nodes."""
 
     params: int
     macs: int
@@ -33,10 +33,15 @@ def count(model: Model) -> Cost:
     MACs are those of Conv, ConvTranspose, Gemm and MatMul, as is usual. Copies that un-sharing made count once.
     """
     graph = model.ir.graph
+    stored = [node for node in graph if not node.domain and node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    quantized = {node.inputs[0] for node in stored if node.op_type == "DequantizeLinear"}
+    grids = {value for node in stored for value in node.inputs[1:]}
     params = sum(
         v.const_value.size
         for name, v in graph.initializers.items()
-        if name not in model.copies and v.const_value is not None and v.const_value.dtype.is_floating_point()
+        if name not in model.copies
+        and v.const_value is not None
+        and (v in quantized or (v.const_value.dtype.is_floating_point() and v not in grids))
     )
     shape_of = sample_shapes(model)
     macs = sum(node_macs(node, shape_of) for node in graph)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from onnxprune.errors import RecipeError
-from onnxprune.graph.units import KINDS, Channels
+from onnxprune.graph.units import BLOCK, KINDS, Channels
+from onnxprune.prune.groups import Group, Reason
 from onnxprune.prune.plan import COSTS, Planner
 
 #: {kind: kinds whose units hold some of it}: planned after them where a budget names both.
@@ -23,8 +24,9 @@ class Planners:
     """
 
     def __init__(self, channels: Channels, names: Sequence[str], **how: Any):
-        widths = [name for name in names if name not in COSTS and name not in KINDS]
-        kinds = set(names) - set(COSTS) - set(widths)
+        widths = [name for name in names if name not in COSTS and name not in (*KINDS, BLOCK)]
+        kinds = set(names) - set(COSTS) - set(widths) - {BLOCK}
+        self.names = tuple(names)
         how["widths"] = widths
         self.inner = next((kind for kind, outer in WITHIN.items() if kind in kinds and kinds & set(outer)), None)
         self.main = Planner(channels, prefer=kinds - {self.inner}, **how)
@@ -36,7 +38,7 @@ class Planners:
         return [self.main] if self.second is None else [self.main, self.second]
 
     @cached_property
-    def groups(self) -> tuple:
+    def groups(self) -> tuple[Group, ...]:
         """The groups of units that are planned, those of the inner kind last."""
         if self.second is None:
             return self.main.groups
@@ -51,10 +53,41 @@ class Planners:
         inner = [units[np.isin(units, of_inner)] for units in self.second.compared]
         return [*self.main.compared, *(units for units in inner if len(units))]
 
+    @cached_property
+    def staying(self) -> dict[Reason, tuple[Group, ...]]:
+        """The groups of units that are never planned, by why."""
+        found = dict(self.main.staying)
+        planned = {(group.name, group.kind) for group in self.groups}
+        overlap = [g for g in found.pop("overlap", ()) if (g.name, g.kind) not in planned]
+        return {**found, "overlap": tuple(overlap)} if overlap else found
+
+    def taken(
+        self, scores: np.ndarray, budget: Mapping[str, float], theta: float | None, gone: np.ndarray, stay
+    ) -> np.ndarray:
+        """Bool [units]: what would be gone after a step to `budget`, or to the threshold `theta` on the way to it.
+
+        `gone`, bool [units], are those that are gone before, `stay` those that aren't to be chosen.
+        """
+        gone = gone.copy()
+        for stage in self.stages:
+            wanted = self.of(stage, budget)
+            units = np.flatnonzero(gone).tolist()
+            if theta is None:
+                plan = stage.plan(scores, wanted, units, stay)
+            else:
+                plan = stage.plan_below(scores, theta, wanted, units, stay)
+            gone[list(plan.units)] = True
+        return gone
+
     def of(self, stage: Planner, target: Mapping[str, float]) -> dict[str, float]:
         """What of a target a stage plans."""
         inner = stage is self.second
-        return {name: value for name, value in target.items() if (name == self.inner) == inner}
+        return {name: value for name, value in target.items() if (name == self.inner) == inner and name != BLOCK}
+
+    @property
+    def plans_units(self) -> bool:
+        """Whether anything but whole residual blocks is planned."""
+        return set(self.names) != {BLOCK}
 
     def fractions(self, budget: Mapping[str, float]) -> dict[str, float]:
         """A budget with every figure as a fraction, see `Planner.fractions`."""
@@ -75,4 +108,4 @@ class Planners:
 
 def rate_of(name: str) -> str:
     """Costs and widths of layers go down together, each kind of unit by itself."""
-    return name if name in KINDS else COST
+    return name if name in (*KINDS, BLOCK) else COST

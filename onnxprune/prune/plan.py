@@ -7,20 +7,20 @@ each group, and for each pair of groups that meet in a layer one variable for ea
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch, fnmatchcase
 from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import coo_array
 
 from onnxprune.errors import BudgetUnreachable, InputError, RecipeError
+from onnxprune.graph.labels import spans
 from onnxprune.graph.units import Channels
 from onnxprune.prune import ranking as rankings
 from onnxprune.prune.cost import node_macs, sample_shapes
+from onnxprune.prune.groups import Group, Reason, find, fits
+from onnxprune.prune.program import best_widths
 
 #: Choices of width in one group; the program stays small when wide groups skip some.
 MAX_WIDTHS = 24
@@ -70,23 +70,17 @@ def profile_widths(size: int, round_to: "int | str" = "cpu") -> list[int]:
     return [*widths, size]
 
 
-@dataclass(frozen=True, eq=False)
-class _Group:
-    units: np.ndarray  # indices of units
-    name: str
-    kind: str
-
-
 class Planner:
     """Plans for one network; what doesn't change between plans is computed once.
 
     `keep` are patterns over weight names, or parts of them: units that delete anything of a matching weight stay. So do
-    restated units where `restated` is False: what trains with the statistics of the whole may not deploy with others.
+    those with any of the channels of `stays`, bool [channels].
     `ranking` says which units are compared: "global" chooses the widths by all saliencies at once; "layer" takes the
     same share of every layer, "isomorphic" of every set of layers that are built alike, the least salient units first.
     Of units that overlap, such as heads and head dimensions, those whose kind is in `prefer` are planned.
     `widths` are patterns over the names of groups, which are those of their first weights; each group that fits has a
-    limit of its own wherever a budget names the pattern.
+    limit of its own wherever a budget names the pattern. `without` names weights that are gone whole, with residual
+    blocks: they count for the whole network, and no more for what is left of it.
     """
 
     def __init__(
@@ -96,48 +90,37 @@ class Planner:
         keep: Sequence[str] = (),
         round_to: "int | str" = "cpu",
         min_width: int = 1,
-        restated: bool = True,
+        stays: np.ndarray | None = None,
         ranking: str = "global",
         prefer: Iterable[str] = (),
         widths: Iterable[str] = (),
+        without: Collection[str] = (),
     ):
         self.channels = channels
         self.width_patterns = tuple(widths)
+        self.without = frozenset(without)
+        #: {(name, kind) of a group: widths to choose from, in the place of those of `round_to`}
+        self.choices: dict[tuple[str, str], list[int]] = {}
         self.prefer = frozenset(prefer)
         self.ranking = rankings.check(ranking)
         self.round_to = round_to
         self.min_width = min_width
         self.keep = tuple(keep)
-        self.restated = restated
+        self.stays = stays
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """Units that appear on the same axes of the same weights."""
+        return self._found[0]
+
+    @property
+    def staying(self) -> dict[Reason, tuple[Group, ...]]:
+        """The units that aren't planned, by why."""
+        return self._found[1]
 
     @cached_property
-    def groups(self) -> tuple[_Group, ...]:
-        """Units that appear on the same axes of the same weights.
-
-        Units that overlap with earlier ones are left out; those of the kinds in `prefer` come first.
-        """
-        channels = self.channels
-        signature = np.zeros(channels.count, np.uint64)
-        rng = np.random.default_rng(0)
-        kept = np.zeros(channels.count, bool)
-        for name, facets in channels.parameters():
-            for facet in facets:
-                named = np.unique(channels.channel[facet])
-                signature[named] ^= rng.integers(0, 2**63, dtype=np.uint64)
-                kept[named] |= any(fnmatch(name, f"*{pattern}*") for pattern in self.keep)
-        taken = np.zeros(channels.count, bool)
-        found: dict[tuple, list[int]] = defaultdict(list)
-        for unit in sorted(channels.units, key=lambda unit: unit.kind not in self.prefer):
-            members = list(unit.channels)
-            stays = kept[members].any() or (unit.exactness == "restated" and not self.restated)
-            if stays or taken[members].any():
-                continue
-            taken[members] = True
-            found[unit.kind, tuple(sorted(signature[members].tolist()))].append(unit.index)
-        return tuple(
-            _Group(np.array(members), _weight_name(channels.units[members[0]].where), kind)
-            for (kind, _), members in found.items()
-        )
+    def _found(self) -> tuple[tuple[Group, ...], dict[Reason, tuple[Group, ...]]]:
+        return find(self.channels, keep=self.keep, stays=self.stays, prefer=self.prefer)
 
     @cached_property
     def compared(self) -> list[np.ndarray]:
@@ -161,26 +144,63 @@ class Planner:
 
         Each kind of unit is a cost of its own: the number of its units.
         """
+        return self._counted[0]
+
+    @cached_property
+    def _counted(self) -> tuple[dict[str, dict[tuple[int, ...], float]], dict[str, float]]:
+        """(the terms of what isn't gone with a residual block, the cost of what is)."""
         uses = self._uses_per_weight
         terms: dict[str, dict[tuple[int, ...], float]] = {name: defaultdict(float) for name in COSTS}
+        lost: dict[str, float] = defaultdict(float)
         initializers = self.channels.model.ir.graph.initializers
         for name, facets in self.channels.parameters():
             value = initializers[name]
             shape = self.channels.trace.shape_of[value]
             itemsize = value.const_value.nbytes / value.const_value.size
-            for key, elements in self._blocks(facets, shape).items():
+            if name in self.without:
+                size = value.const_value.size
+                lost["params"] += size
+                lost["bytes"] += size * itemsize
+                lost["macs"] += size * uses.get(name, 0.0)
+                continue
+            for key, elements in self._blocks(facets, float(np.prod(shape))).items():
                 terms["params"][key] += elements
                 terms["bytes"][key] += elements * itemsize
                 terms["macs"][key] += elements * uses.get(name, 0.0)
+        for value, macs in self._products.items():
+            for key, part in self._blocks(self.channels.facets(value), macs).items():
+                if key and all(self.is_gone(self.groups[number]) for number in key):
+                    lost["macs"] += part
+                else:
+                    terms["macs"][key] += part
         for number, group in enumerate(self.groups):
-            terms.setdefault(group.kind, defaultdict(float))[number,] += len(group.units)
+            names = [group.kind]
             if any(fits(group.name, pattern) for pattern in self.width_patterns):
-                terms[width_of(group.name)] = {(number,): float(len(group.units))}
-        return {name: dict(found) for name, found in terms.items()}
+                names.append(width_of(group.name))
+            for name in names:
+                found = terms.setdefault(name, defaultdict(float))
+                if self.is_gone(group):
+                    lost[name] += len(group.units)
+                else:
+                    found[number,] += len(group.units)
+        return {name: dict(found) for name, found in terms.items()}, dict(lost)
 
-    def _blocks(self, facets, shape: tuple[int, ...]) -> dict[tuple[int, ...], float]:
-        """How many elements of a weight belong to which groups."""
-        total = float(np.prod(shape))
+    def is_gone(self, group: Group) -> bool:
+        """Whether all weights that a group's units have are gone with residual blocks."""
+        if not self.without:
+            return False
+        mine = np.isin(
+            np.arange(self.channels.count), [c for u in group.units for c in self.channels.units[u].channels]
+        )
+        named = {
+            name
+            for name, facets in self.channels.parameters()
+            if any(mine[self.channels.named(facet)].any() for facet in facets)
+        }
+        return named <= self.without
+
+    def _blocks(self, facets, total: float) -> dict[tuple[int, ...], float]:
+        """How much of `total`, that of all elements of a tensor together, belongs to which groups."""
         if not facets:
             return {(): total}
         of = self._group_of_channel
@@ -200,21 +220,42 @@ class Planner:
     @cached_property
     def _uses_per_weight(self) -> dict[str, float]:
         """Multiply-adds that one element of a weight takes part in, for one sample."""
-        shape_of = sample_shapes(self.channels.model)
         found: dict[str, float] = defaultdict(float)
-        for node in self.channels.model.ir.graph:
-            macs = node_macs(node, shape_of)
-            if macs:
-                for value in (_source(node.inputs[1]), _source(node.inputs[0])):
-                    if value is not None and value.name is not None:
-                        found[value.name] += macs / value.const_value.size
-                        break
+        for node, macs in self._contractions:
+            weight = _weight_of(node)
+            if weight is not None and weight.name is not None:
+                found[weight.name] += macs / weight.const_value.size
         return found
+
+    @cached_property
+    def _products(self) -> dict[ir.Value, float]:
+        """{operand: multiply-adds for one sample} of products of two activations, as in attention.
+
+        Of both operands it is the one of which more axes get narrower; what the other's own axis has counts whole.
+        """
+        found: dict[ir.Value, float] = defaultdict(float)
+        for node, macs in self._contractions:
+            if _weight_of(node) is None:
+                operands = [value for value in node.inputs[:2] if value in self.channels.trace.shape_of]
+                if operands:
+                    found[max(operands, key=self._narrowing_axes)] += macs
+        return found
+
+    def _narrowing_axes(self, value: ir.Value) -> int:
+        return len({axis for facet in self.channels.facets(value) for axis in spans(facet)})
+
+    @cached_property
+    def _contractions(self) -> list[tuple[ir.Node, int]]:
+        """Nodes and their multiply-adds for one sample."""
+        shape_of = sample_shapes(self.channels.model)
+        counted = ((node, node_macs(node, shape_of)) for node in self.channels.model.ir.graph)
+        return [(node, macs) for node, macs in counted if macs]
 
     @cached_property
     def totals(self) -> dict[str, float]:
         """Each cost of the whole network."""
-        return {name: sum(terms.values()) for name, terms in self._terms.items()}
+        terms, lost = self._counted
+        return {name: sum(found.values()) + lost.get(name, 0.0) for name, found in terms.items()}
 
     def cost(self, left: Sequence[float]) -> dict[str, float]:
         """Fraction of each cost, and of each kind of unit, when `left[g]` of every group's units are left."""
@@ -239,11 +280,14 @@ class Planner:
         for name, _ in self.channels.parameters():
             value = initializers[name]
             size = value.const_value.size
-            kept = float(self.channels.keep_mask(value, deleted).mean())
+            kept = 0.0 if name in self.without else float(self.channels.keep_mask(value, deleted).mean())
             worth = {"params": size, "bytes": value.const_value.nbytes, "macs": size * self._uses_per_weight[name]}
             for cost, amount in worth.items():
                 whole[cost] += amount
                 left[cost] += amount * kept
+        for value, macs in self._products.items():
+            whole["macs"] += macs
+            left["macs"] += macs * float(self.channels.keep_mask(value, deleted).mean())
         widths = {name: self._left_of(name, deleted) for name in self._terms if name.startswith(width_of(""))}
         kinds: dict[str, list[bool]] = defaultdict(list)
         for unit in self.channels.units:
@@ -252,6 +296,8 @@ class Planner:
         return {**found, **{kind: float(np.mean(stay)) for kind, stay in kinds.items()}, **widths}
 
     def _left_of(self, width: str, deleted: np.ndarray) -> float:
+        if not self._terms[width]:
+            return 0.0
         ((number,),) = self._terms[width]
         units = [self.channels.units[u] for u in self.groups[number].units]
         return float(np.mean([not deleted[list(unit.channels)].all() for unit in units]))
@@ -315,7 +361,8 @@ class Planner:
         self.check(budget, widths)
         if self.ranking == "global":
             worth = [_worth(saliency[order], w) for order, w in zip(ranked, widths, strict=True)]
-            chosen = self._solve(worth, widths, budget)
+            sizes = [len(group.units) for group in self.groups]
+            chosen = best_widths(worth, widths, sizes, budget, self._terms, self.totals)
         else:
             chosen = self._cut_evenly(saliency, gone, stay, widths, budget)
         return self._made(ranked, chosen)
@@ -367,6 +414,32 @@ class Planner:
         ranked = [self._rank(group, saliency, gone, stay) for group in self.groups]
         return self._made(ranked, chosen)
 
+    def plan_around(self, saliency: np.ndarray, stays: np.ndarray, deleted: Iterable[int] = ()) -> Plan:
+        """Delete the units that `stays`, bool [units], doesn't name, no more of a layer than its widths allow.
+
+        Where some have to stay all the same, they are those of most `saliency` [units].
+        """
+        gone = np.zeros(len(self.channels.units), bool)
+        gone[list(deleted)] = True
+        nothing = np.zeros_like(gone)
+        widths = [self._widths(group, gone, nothing) for group in self.groups]
+        ranked = [self._rank(group, saliency, gone, stays & ~gone) for group in self.groups]
+        return self._made(ranked, self._widths_above(stays & ~gone, widths))
+
+    def element_costs(self, cost: str) -> dict[str, float]:
+        """What one element of each weight costs: 1 parameter, its bytes, or its multiply-adds for one sample."""
+        found = {}
+        for name, _ in self.channels.parameters():
+            tensor = self.channels.model.ir.graph.initializers[name].const_value
+            found[name] = {"params": 1.0, "bytes": tensor.nbytes / tensor.size, "macs": self._uses_per_weight[name]}[
+                cost
+            ]
+        return found
+
+    def kept(self, name: str, deleted: np.ndarray) -> np.ndarray:
+        """Which elements of a weight stay without the channels `deleted`: bool, broadcastable to its shape."""
+        return self.channels.keep_mask(self.channels.model.ir.graph.initializers[name], deleted)
+
     def _made(self, ranked: list[np.ndarray], chosen: Sequence[int]) -> Plan:
         """The plan that leaves `chosen` units of each group."""
         units = [order[: len(order) - width] for order, width in zip(ranked, chosen, strict=True)]
@@ -390,92 +463,19 @@ class Planner:
                     "or keep fewer layers whole."
                 )
 
-    def _rank(self, group: _Group, saliency: np.ndarray, gone: np.ndarray, stay: np.ndarray) -> np.ndarray:
+    def _rank(self, group: Group, saliency: np.ndarray, gone: np.ndarray, stay: np.ndarray) -> np.ndarray:
         """Units from the first to go to the last."""
         units = group.units
         return units[np.lexsort((units, saliency[units], stay[units], ~gone[units]))]
 
-    def _widths(self, group: _Group, gone: np.ndarray, stay: np.ndarray) -> list[int]:
+    def _widths(self, group: Group, gone: np.ndarray, stay: np.ndarray) -> list[int]:
         """Widths to choose from, not above what is alive; smallest first."""
         size = len(group.units)
         alive = max(size - int(gone[group.units].sum()), 1)
         least = max(min(self.min_width, size), int(stay[group.units].sum()))
-        widths = [w for w in profile_widths(size, self.round_to) if least <= w <= alive]
+        some = self.choices.get((group.name, group.kind)) or profile_widths(size, self.round_to)
+        widths = [w for w in some if least <= w <= alive]
         return widths if widths and widths[-1] == alive else [*widths, alive]
-
-    def _solve(self, worth: list[np.ndarray], widths: list[list[int]], budget: Mapping[str, float]) -> list[int]:
-        """Best width of each group: maximise worth, costs within budget."""
-        start = np.r_[0, np.cumsum([len(w) for w in widths])].astype(int)
-        pairs = sorted({key for name in budget for key in self._terms[name] if len(set(key)) == 2})
-        offset = {}
-        count = int(start[-1])
-        for a, b in pairs:
-            offset[a, b] = count
-            count += len(widths[a]) * len(widths[b])
-        left = [np.array(w) / len(g.units) for w, g in zip(widths, self.groups, strict=True)]
-
-        rows, columns, entries, low, high = [], [], [], [], []
-
-        def add(indices, coefficients, lower: float, upper: float) -> None:
-            rows.extend([len(low)] * len(indices))
-            columns.extend(indices)
-            entries.extend(coefficients)
-            low.append(lower)
-            high.append(upper)
-
-        for g in range(len(widths)):
-            add(range(start[g], start[g + 1]), np.ones(len(widths[g])), 1, 1)
-        for a, b in pairs:
-            # The pair variables' margins are the choices of either group.
-            grid = offset[a, b] + np.arange(len(widths[a]) * len(widths[b])).reshape(len(widths[a]), len(widths[b]))
-            for k in range(len(widths[a])):
-                add([*grid[k], start[a] + k], [*np.ones(len(widths[b])), -1], 0, 0)
-            for m in range(len(widths[b])):
-                add([*grid[:, m], start[b] + m], [*np.ones(len(widths[a])), -1], 0, 0)
-        for name, limit in budget.items():
-            coefficients = np.zeros(count)
-            constant = 0.0
-            for key, value in self._terms[name].items():
-                if not key:
-                    constant += value
-                elif len(set(key)) == 1:
-                    g = key[0]
-                    coefficients[start[g] : start[g + 1]] += value * left[g] ** len(key)
-                else:
-                    a, b = key
-                    first = offset[a, b]
-                    product = np.outer(left[a], left[b]).ravel()
-                    coefficients[first : first + product.size] += value * product
-            total = max(self.totals[name], 1e-12)
-            used = np.flatnonzero(coefficients)
-            add(used, coefficients[used] / total, -np.inf, limit - constant / total)
-        if not rows:
-            return []
-        objective = np.zeros(count)
-        # What the narrowest widths would cost.
-        scale = max(sum(float(np.abs(w).max(initial=0)) for w in worth), 1e-30)
-        for g, values in enumerate(worth):
-            # Where saliency can't tell, wider is better.
-            objective[start[g] : start[g + 1]] = -values / scale - 1e-6 * left[g]
-        matrix = coo_array((entries, (rows, columns)), shape=(len(low), count)).tocsr()
-        integral = np.r_[np.ones(start[-1]), np.zeros(count - start[-1])]
-        result = milp(
-            objective,
-            constraints=LinearConstraint(matrix, low, high),
-            integrality=integral,
-            bounds=Bounds(0, 1),
-            options={"mip_rel_gap": 1e-3, "node_limit": 2000},
-        )
-        if result.x is None:
-            raise BudgetUnreachable(
-                f"No widths within the budget were found ({result.message}). Ask for a larger budget."
-            )
-        return [widths[g][int(np.argmax(result.x[start[g] : start[g + 1]]))] for g in range(len(widths))]
-
-
-def fits(name: str, pattern: str) -> bool:
-    """Whether the name of a weight, or of a module that holds it, is like a pattern."""
-    return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
 
 
 def width_of(name: str) -> str:
@@ -491,14 +491,15 @@ def _worth(ranked: np.ndarray, widths: Sequence[int]) -> np.ndarray:
     return np.sqrt(left[-1]) * np.log(np.maximum(left[list(widths)] / left[-1], LEAST_SHARE))
 
 
-def _weight_name(where: str) -> str:
-    return where.split("[")[0]
-
-
 def _same_place(facets) -> bool:
     """Whether all facets speak about one and the same axis."""
     axes = {tuple(a for a, s in enumerate(f.shape) if s > 1) for f in facets}
     return len(axes) == 1
+
+
+def _weight_of(node: ir.Node) -> ir.Value | None:
+    """The weight that a node multiplies with; None where it multiplies activations."""
+    return next((found for v in (node.inputs[1], node.inputs[0]) if (found := _source(v)) is not None), None)
 
 
 def _source(value: ir.Value | None) -> ir.Value | None:

@@ -215,17 +215,21 @@ class Adaptive:
 class Hierarchical(Adaptive):
     """`Adaptive` layer by layer: in each the least important units go until the metric or `left` stops it.
 
-    `left` is the part of its units that each layer may end with. The layer next to the output comes first.
+    `left` is the part of its units that each layer may end with. The layer next to the output comes first, and before
+    all layers whole residual blocks, where `blocks` is the part of them that may be left.
     """
 
     first: float = 0.5
     left: float = 0.5
+    blocks: float | None = None
     in_order: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.left < 1:
             raise RecipeError(f"{self.left!r} can't be left of each layer. Give a number between 0 and 1.")
+        if self.blocks is not None and not 0 < self.blocks < 1:
+            raise RecipeError(f"{self.blocks!r} of the residual blocks can't be left. Give a number between 0 and 1.")
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,9 @@ class SingleWeights:
                 layer loses `share`
     threshold   weights whose score isn't above it go, see `onnxprune.prune.thresholds`
     clip        (low, high): weights are held between these
-    criterion   a criterion that scores single weights
+    joint       units and single weights compete for the budget, which then counts both: from 0 to 1, the part of its
+                cost that a single weight's place keeps when it is zero, see `onnxprune.prune.joint`
+    criterion   a criterion that scores single weights; with `joint` also the units
     only        patterns over the names of parameters, or of modules that hold them; all others stay whole
 
     A share grows with the schedule; patterns and thresholds come with the last step, when the units are settled.
@@ -37,6 +39,7 @@ class SingleWeights:
     pattern: str | None = None
     threshold: Threshold | None = None
     clip: tuple[float, float] | None = None
+    joint: float | None = None
     criterion: str = "magnitude"
     only: tuple[str, ...] = ()
 
@@ -54,8 +57,14 @@ class SingleWeights:
                     f"The pattern {self.pattern!r} can't be used. Give n:m with n below m, such as 2:4, or a block "
                     "such as 4x1 together with a share."
                 )
-        if (self.share, self.pattern, self.threshold, self.clip) == (None,) * 4:
-            raise RecipeError("Nothing is said about single weights. Give a share, a pattern, a threshold or a clip.")
+        if self.joint is not None and not 0 <= self.joint <= 1:
+            raise RecipeError(f"A zero can't cost {self.joint!r} of a weight. Give joint a number from 0 to 1.")
+        if self.joint is not None and (self.share, self.pattern, self.threshold) != (None,) * 3:
+            raise RecipeError("With joint the budget says how many weights go. Leave share, pattern and threshold out.")
+        if (self.share, self.pattern, self.threshold, self.clip, self.joint) == (None,) * 5:
+            raise RecipeError(
+                "Nothing is said about single weights. Give a share, a pattern, a threshold, a clip, or joint."
+            )
 
     @property
     def rates(self) -> tuple[str, ...]:

@@ -23,14 +23,16 @@ NETWORKS = {
     "depthwise": ("a = Conv(x, w0) b = Conv<group=8>(a, w1) y = Conv(b, w9)", {"w0": (8, 3, 1, 1), "w1": (8, 1, 3, 3), "w9": (5, 8, 1, 1)}),
     "grouped": ("a = Conv(x, w0) b = Conv<group=2>(a, w1) y = Conv(b, w9)", {"w0": (8, 3, 1, 1), "w1": (6, 4, 1, 1), "w9": (5, 6, 1, 1)}),
     "flatten": ("a = Conv(x, w0) f = Flatten(a) t = Transpose(w9) g = MatMul(f, t) y = Reshape(g, s)", {"w0": (8, 3, 1, 1), "w9": (5, 512)}),
+    # Both products of attention have no weight.
+    "attention": ("cq = Conv(x, wq) ck = Conv(x, wk) cv = Conv(x, wv) q = Reshape(cq, h) k = Reshape(ck, h) v = Reshape(cv, h) t = Transpose<perm=[0,1,3,2]>(q) c = MatMul(t, k) p = Softmax<axis=-1>(c) o = MatMul(v, p) a = Reshape(o, i) y = Conv(a, w9)", {"wq": (8, 3, 1, 1), "wk": (8, 3, 1, 1), "wv": (8, 3, 1, 1), "w9": (5, 8, 1, 1)}),
 }
+CONSTANTS = {"flatten": {"s": np.array([-1, 5, 1, 1])}, "attention": {"h": np.array([0, 2, -1, 64]), "i": np.array([0, -1, 8, 8])}}
 # fmt: on
 
 
 def build(name):
     body, weights = NETWORKS[name]
-    constants = {"s": np.array([-1, 5, 1, 1])} if name == "flatten" else None
-    model = load(parse(body, IMAGE, weights, constants))
+    model = load(parse(body, IMAGE, weights, CONSTANTS.get(name)))
     channels = trace(model)
     saliency = channels.importance({n: np.abs(model.ir.graph.initializers[n].const_value.numpy()) for n in weights})
     return model, channels, saliency
