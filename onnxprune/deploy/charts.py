@@ -8,9 +8,10 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-WIDTH = 960
+from onnxprune.deploy.svg import WIDTH, hover, key_of, picture, round_ticks, shorten, text_at, text_width
+
 LOG_FROM = 5.0  # a logarithmic axis pays once the largest value is this many times the smallest
 
 
@@ -67,34 +68,34 @@ class Interval:
 
 def bar_chart(rows: Sequence[tuple[str, float, float]], title: str, unit: str) -> Markup:
     """Rows (label, before, after) as pairs of bars that share one scale: what is left inside what there was."""
-    label_width = min(360, max((_text_width(label) for label, _, _ in rows), default=0) + 12)
+    label_width = min(360, max((text_width(label) for label, _, _ in rows), default=0) + 12)
     left, right, pitch = label_width, 150, 24
     scale = (WIDTH - left - right) / max([before for _, before, _ in rows] + [1])
     parts = []
     for index, (label, before, after) in enumerate(rows):
         y = index * pitch + 4
         parts += [
-            _text(left - 12, y + 12, _shorten(label, left - 12), "label mono end"),
-            f"<g>{_title(f'{label}: {_number(before)} {unit} before, {_number(after)} after')}",
+            text_at(left - 12, y + 12, shorten(label, left - 12), "label mono end"),
+            f"<g>{hover(f'{label}: {_number(before)} {unit} before, {_number(after)} after')}",
             f'<rect class="before" x="{left}" y="{y}" width="{before * scale:.1f}" height="16" rx="2"/>',
             f'<rect class="after" x="{left}" y="{y}" width="{after * scale:.1f}" height="16" rx="2"/></g>',
         ]
         words = f"{_number(before)} → {_number(after)}" if before != after else f"{_number(before)}, all kept"
-        parts.append(_text(left + before * scale + 8, y + 12, words, "value"))
+        parts.append(text_at(left + before * scale + 8, y + 12, words, "value"))
     description = f"{len(rows)} rows; {unit} before and after for each. The same figures are in the table below."
-    return _svg(parts, len(rows) * pitch + 8, title, description)
+    return picture(parts, len(rows) * pitch + 8, title, description)
 
 
 def interval_chart(
     rows: Sequence[Interval], title: str, reference: float, kind: str, start: float | None = None
 ) -> Markup:
     """Values with their intervals against a reference line; `kind` is "ratio" or "points" and labels the axis."""
-    left, right, pitch, top = min(max([250.0, *(_text_width(row.label) + 24 for row in rows)]), 400.0), 300, 40, 8
+    left, right, pitch, top = min(max([250.0, *(text_width(row.label) + 24 for row in rows)]), 400.0), 300, 40, 8
     bounds = [reference, *(x for row in rows for x in (row.low, row.high, *(limit for limit, _ in row.limits)))]
     low, high = min(bounds), max(bounds)
     margin = 0.08 * (high - low or 1.0)
     low, high = (low - margin if start is None else start), high + margin
-    ticks = _ticks(low, high, 6)
+    ticks = round_ticks(low, high, 6)
 
     def place(x: float) -> float:
         return left + (x - low) / (high - low) * (WIDTH - left - right)
@@ -104,23 +105,23 @@ def interval_chart(
     for tick in ticks:
         label = f"{tick * 100:+.4g}" if kind == "points" and tick else f"{tick:.4g}"
         parts.append(_vertical(place(tick), top, bottom, "grid"))
-        parts.append(_text(place(tick), bottom + 16, label, "tick middle"))
+        parts.append(text_at(place(tick), bottom + 16, label, "tick middle"))
     parts.append(_vertical(place(reference), top, bottom, "reference"))
     for index, row in enumerate(rows):
         y = top + index * pitch + pitch / 2
-        parts.append(_text(left - 14, y + 4, _shorten(row.label, left - 20, 7.2), "label end"))
+        parts.append(text_at(left - 14, y + 4, shorten(row.label, left - 20, 7.2), "label end"))
         for limit, name in row.limits:
-            parts.append(f"<g>{_title(name)}{_vertical(place(limit), y - 15, y + 15, 'limit')}</g>")
+            parts.append(f"<g>{hover(name)}{_vertical(place(limit), y - 15, y + 15, 'limit')}</g>")
         style = verdict_style(row.verdict)
         parts += [
-            f'<g class="{style}">{_title(f"{row.label}: {row.text}")}',
+            f'<g class="{style}">{hover(f"{row.label}: {row.text}")}',
             f'<line class="whisker" x1="{place(row.low):.1f}" x2="{place(row.high):.1f}" y1="{y}" y2="{y}"/>',
             *(_vertical(place(x), y - 6, y + 6, "whisker") for x in (row.low, row.high)),
             f'<circle class="dot" cx="{place(row.value):.1f}" cy="{y}" r="5"/></g>',
-            _text(WIDTH - right + 16, y + 4, _shorten(row.text, right - 16, 7.0), "value"),
+            text_at(WIDTH - right + 16, y + 4, shorten(row.text, right - 16, 7.0), "value"),
         ]
     description = "; ".join(f"{row.label}: {row.text}" for row in rows)
-    return _svg(parts, bottom + 24, title, description)
+    return picture(parts, bottom + 24, title, description)
 
 
 def line_chart(
@@ -142,26 +143,26 @@ def line_chart(
         x, width = place(band.start), place(band.end) - place(band.start)
         style = "band" if index % 2 == 0 else "band other"
         parts.append(f'<rect class="{style}" x="{x:.1f}" y="4" width="{width:.1f}" height="{bottom - 4}"/>')
-        if width > _text_width(band.name, 7.2):
-            parts.append(_text(x + width / 2, 18, band.name, "tick middle"))
+        if width > text_width(band.name, 7.2):
+            parts.append(text_at(x + width / 2, 18, band.name, "tick middle"))
     y = top
     for panel in panels:
         parts += _panel(panel, place, left, y, y + panel.height - 24)
         y += panel.height
     for mark in marks:
         x = place(mark.x)
-        parts.append(f'<g class="mark {mark.style}">{_title(mark.text)}')
+        parts.append(f'<g class="mark {mark.style}">{hover(mark.text)}')
         parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom - 24}"/>')
         parts.append(_cross(x, bottom - 24) if mark.style == "undone" else _arrow(x, bottom - 24))
         parts.append("</g>")
-    for tick in _ticks(low, high, 10):
+    for tick in round_ticks(low, high, 10):
         if tick == int(tick):
-            parts.append(_text(place(tick), bottom, f"{tick:g}", "tick middle"))
-    parts.append(_text(WIDTH - right + 12, bottom, x_label, "tick"))
+            parts.append(text_at(place(tick), bottom, f"{tick:g}", "tick middle"))
+    parts.append(text_at(WIDTH - right + 12, bottom, x_label, "tick"))
     description = " ".join(f"{panel.title}: {_in_words(panel)}." for panel in panels if panel.lines)
     undone = sum(mark.style == "undone" for mark in marks)
     description += f" {len(marks)} pruning steps, {undone} of them rolled back." if marks else ""
-    return _svg(parts, bottom + 8, title, description)
+    return picture(parts, bottom + 8, title, description)
 
 
 def verdict_style(verdict: str) -> str:
@@ -182,32 +183,32 @@ def _panel(panel: Panel, place: Callable[[float], float], left: float, top: floa
     values = [y for line in panel.lines for _, y in line.points]
     is_log = panel.kind == "log" and min(values) > 0 and max(values) > LOG_FROM * min(values)
     low, high = _range("number" if panel.kind == "log" and not is_log else panel.kind, values)
-    ticks = _log_ticks(low, high) if is_log else _ticks(low, high, 4)
+    ticks = _log_ticks(low, high) if is_log else round_ticks(low, high, 4)
 
     def height(y: float) -> float:
         share = math.log(y / low) / math.log(high / low) if is_log else (y - low) / (high - low)
         return bottom - 6 - share * (bottom - top - 30)
 
-    clip = f"{_key(panel.title)}-clip"
+    clip = f"{key_of(panel.title)}-clip"
     box = f'<rect x="{left - 4}" y="{top + 20:.1f}" width="{WIDTH - 142 - left}" height="{bottom - top - 18:.1f}"/>'
-    parts = [_text(left, top + 12, panel.title, "label strong"), f'<clipPath id="{clip}">{box}</clipPath>']
+    parts = [text_at(left, top + 12, panel.title, "label strong"), f'<clipPath id="{clip}">{box}</clipPath>']
     for tick in ticks:
         y = height(tick)
         label = f"{tick * 100:.4g}%" if panel.kind == "percent" else f"{tick:.4g}"
         parts.append(f'<line class="grid" x1="{left}" x2="{WIDTH - 150}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(_text(left - 8, y + 4, label, "tick end"))
+        parts.append(text_at(left - 8, y + 4, label, "tick end"))
     ends = []
     parts.append(f'<g clip-path="url(#{clip})">')
     for line in panel.lines:
         points = [(place(x), height(y)) for x, y in line.points]
         parts.append(f'<path class="line {line.style}" d="{_path(points, line.steps)}"/>')
         for (x, y), (at, value) in zip(points, line.points, strict=True):
-            words = _title(f"{line.name}, {at:g}: {_figure(value, panel.kind)}")
+            words = hover(f"{line.name}, {at:g}: {_figure(value, panel.kind)}")
             parts.append(f'<circle class="point {line.style}" cx="{x:.1f}" cy="{y:.1f}" r="2.5">{words}</circle>')
         ends.append((points[-1][1], line))
     parts.append("</g>")
     for y, line in _spread(ends, 15):
-        parts.append(_text(WIDTH - 150 + 12, y + 4, line.name, f"value {line.style}"))
+        parts.append(text_at(WIDTH - 150 + 12, y + 4, line.name, f"value {line.style}"))
     return parts
 
 
@@ -224,16 +225,6 @@ def _range(kind: str, values: Sequence[float]) -> tuple[float, float]:
         return low / 1.15, high * 1.15
     spread = high - low or abs(high) or 1.0
     return min(low, 0.0) if low < 0.5 * high else low - 0.1 * spread, high + 0.05 * spread
-
-
-def _ticks(low: float, high: float, count: int) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten apart) inside the range: about `count` of them, at least two."""
-    power = 10.0 ** math.ceil(math.log10((high - low) / count))
-    for step in (power, power / 2, power / 5, power / 10, power / 20):
-        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-        if last - first + 1 >= max(2, 0.6 * count):
-            break
-    return [round(k * step, 12) for k in range(first, last + 1)]
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
@@ -276,41 +267,6 @@ def _arrow(x: float, y: float) -> str:
 
 def _cross(x: float, y: float) -> str:
     return f'<path class="sign" d="M{x - 4:.1f} {y - 7:.1f}l8 8m0 -8l-8 8"/>'
-
-
-def _svg(parts: Iterable[str], height: float, title: str, description: str) -> Markup:
-    """An image with a title and a description; the id ties them to it and differs from chart to chart."""
-    key = _key(title)
-    head = (
-        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-labelledby="{key}-title {key}-description">'
-        f'<title id="{key}-title">{escape(title)}</title><desc id="{key}-description">{escape(description)}</desc>'
-    )
-    return Markup(head + "".join(parts) + "</svg>")
-
-
-def _key(words: str) -> str:
-    """An id made of words, which differ from chart to chart."""
-    return "chart-" + "".join(c if c.isalnum() else "-" for c in words.lower())
-
-
-def _title(words: str) -> str:
-    return f"<title>{escape(words)}</title>"
-
-
-def _text(x: float, y: float, words: str, style: str) -> str:
-    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}">{escape(words)}</text>'
-
-
-def _text_width(words: str, per_letter: float = 7.6) -> float:
-    return len(words) * per_letter
-
-
-def _shorten(words: str, width: float, per_letter: float = 7.6) -> str:
-    """The words, cut in the middle where they are wider than `width`: both ends of a layer's name tell something."""
-    room = int(width / per_letter)
-    if len(words) <= room:
-        return words
-    return words[: (room - 1) // 2] + "…" + words[len(words) - room // 2 :]
 
 
 def _number(value: float) -> str:

@@ -185,7 +185,7 @@ def equivalence_section(found: Equivalence | None) -> dict[str, Any] | None:
 
 
 def _error_facts(found: Equivalence) -> list[tuple[str, str]]:
-    name, limit = "largest error, over the output's range", f"(at most {found.tolerance:.0e})"
+    name, limit = "largest error, over the output's range", f"(at most {found.tolerance:.2g})"
     if found.error_in_float64 is None:
         return [(name, f"{found.error_over_range:.2e} {limit}")]
     return [

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from onnxprune.deploy.charts import Band, Line, Mark, Panel, bar_chart, line_chart
 from onnxprune.deploy.words import DASH, duration_in_words, number_cell, plural
 
-PHASES = {"dense": "training", "prune": "pruning", "finetune": "fine-tuning"}
+PHASES = {"dense": "training", "prune": "pruning", "finetune": "fine-tuning", "quantize": "in int8"}
 
 
 def widths_section(widths: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

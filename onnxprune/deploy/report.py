@@ -27,6 +27,7 @@ from onnxprune.deploy.evidence_section import (
 )
 from onnxprune.deploy.history_section import training_section, widths_section
 from onnxprune.deploy.speed_section import proof_section, speed_section
+from onnxprune.deploy.units_section import units_section
 from onnxprune.deploy.words import (
     anything_in_words,
     count_in_words,
@@ -87,7 +88,7 @@ def write_report(
 ) -> None:
     """Write the report of a validation to `path`, with the training's history and the recipe where there are any.
 
-    `history` is what history.json holds: epochs, steps and widths, each of which may be missing.
+    `history` is what history.json holds: epochs, steps, widths, units, importance and sensitivity; each may be missing.
     Raises OutputError where the file can't be written.
     """
     history = history or {}
@@ -104,6 +105,7 @@ def write_report(
         gates=[(g.name, g.asked, g.measured, g.verdict, g.reason) for g in validation.gates],
         widths=widths_section(history.get("widths") or []),
         training=training_section(history.get("epochs") or [], history.get("steps") or []),
+        units=units_section(history),
         latency=latency_section(validation.latency),
         accuracy=accuracy_section(validation.accuracy),
         equivalence=equivalence_section(validation.equivalence),
