@@ -10,7 +10,7 @@ from torch import nn
 
 from onnxprune.errors import RecipeError
 from onnxprune.prune import adjust
-from onnxprune.training import layers
+from onnxprune.training import distributed, layers
 from onnxprune.training.export import evaluation_mode
 from onnxprune.training.patches import patches
 
@@ -86,7 +86,10 @@ class Adjuster:
             part.weight.copy_(torch.from_numpy(mended).to(part.weight))
         elif self.name == "bias" and name in self._read and part.bias is not None:
             read = self._read[name].float()
-            means = read.mean(dim=[axis for axis in range(read.ndim) if axis != 1]).cpu().numpy()
+            axes = [axis for axis in range(read.ndim) if axis != 1]
+            count = np.float64(read.numel() // read.shape[1])
+            of_all = distributed.total({"sum": read.double().sum(dim=axes).cpu().numpy(), "count": count})
+            means = of_all["sum"] / of_all["count"]
             alive = after.reshape(len(after), -1).any(axis=1)
             part.bias.add_(torch.from_numpy(adjust.bias_shift(weight * before, lost, means) * alive).to(part.bias))
         elif self.name == "least_squares" and name in self._read:
@@ -96,10 +99,11 @@ class Adjuster:
         rows = patches(part, self._read[name].float())
         if rows is None:
             return
-        if len(rows) > MOST_ROWS:
-            chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.seed))[:MOST_ROWS]
+        most = MOST_ROWS // distributed.ranks()
+        if len(rows) > most:
+            chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.seed))[:most]
             rows = rows[chosen]
-        read = rows.cpu().numpy()
+        read = distributed.stacked(rows.cpu().numpy())
         flat = after.reshape(len(after), -1)
         outputs, columns = flat.any(axis=1), flat.any(axis=0)
         wanted = read @ weight.reshape(len(weight), -1)[outputs].T
@@ -109,7 +113,10 @@ class Adjuster:
 
 
 def reestimate(module: nn.Module, inputs: Sequence[Any]) -> None:
-    """Take every BatchNorm's running mean and variance anew: the averages over `inputs`, batches of the network."""
+    """Take every BatchNorm's running mean and variance anew: the averages over `inputs`, batches of the network.
+
+    Under torch.distributed over the batches of all ranks.
+    """
     norms = [part for part in module.modules() if isinstance(part, layers.BATCHNORMS) and part.track_running_stats]
     momenta = [part.momentum for part in norms]
     modes = {part: part.training for part in module.modules()}
@@ -122,8 +129,22 @@ def reestimate(module: nn.Module, inputs: Sequence[Any]) -> None:
         with torch.no_grad():
             for x in inputs:
                 layers.call(module, x)
+        _average_statistics(norms, len(inputs))
     finally:
         for part, momentum in zip(norms, momenta, strict=True):
             part.momentum = momentum
         for part, training in modes.items():
             part.training = training
+
+
+@torch.no_grad()
+def _average_statistics(norms: Sequence[nn.Module], batches: int) -> None:
+    """The mean over the ranks, each counted by its batches."""
+    if distributed.ranks() == 1:
+        return
+    buffers = {f"{k}/{name}": b for k, part in enumerate(norms) for name, b in part.named_buffers(recurse=False)}
+    weighted = {name: batches * buffer.double().cpu().numpy() for name, buffer in buffers.items()}
+    of_all = distributed.total({**weighted, "": np.float64(batches)})
+    for name, buffer in buffers.items():
+        if buffer.is_floating_point():
+            buffer.copy_(torch.from_numpy(of_all[name] / max(float(of_all[""]), 1.0)))

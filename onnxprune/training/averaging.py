@@ -31,12 +31,10 @@ class Average:
                 self.values[name].copy_(value)
 
     @contextmanager
-    def inside(self, module: nn.Module, pruner: Any = None) -> Iterator[None]:
-        """Within, the module has the average's weights, what the pruner masks at zero among them."""
+    def inside(self, module: nn.Module) -> Iterator[None]:
+        """Within, the module has the average's weights."""
         own = {name: value.detach().clone() for name, value in module.state_dict().items()}
         module.load_state_dict(self.values)
-        if pruner is not None:
-            pruner.restore(pruner.snapshot())
         try:
             yield
         finally:

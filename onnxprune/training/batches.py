@@ -7,26 +7,40 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from onnxprune.errors import InputError
+
 Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 
 
 def shuffled_batches(
-    inputs: np.ndarray, targets: np.ndarray, *, batch_size: int, seed: int = 0, augment: Augment | None = None
+    inputs: np.ndarray,
+    targets: np.ndarray,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    augment: Augment | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> Callable[[int], Iterator[tuple[torch.Tensor, torch.Tensor]]]:
     """Batches of `inputs[n,...]` and `targets[n,...]`, shuffled anew and varied anew in each epoch.
 
     An epoch's order and augmentation depend on `seed` and the epoch alone, so a resumed run sees the same batches. The
-    last, smaller batch is left out (BatchNorm has little to go by there), unless it is the only one.
+    last, smaller batch is left out (BatchNorm has little to go by there), unless it is the only one. Where n processes
+    train together, `share` (k, n) gives the k-th of them its part of each batch, from 0. Raises InputError where they
+    can't get equally many samples.
     """
     x, y = torch.from_numpy(np.ascontiguousarray(inputs)), torch.from_numpy(np.ascontiguousarray(targets))
     size = min(batch_size, len(x))
+    part, parts = share
+    if size % parts:
+        raise InputError(f"Batches of {size} samples can't be shared by {parts}. Give a batch size that divides.")
 
     def batches(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))
         order = torch.randperm(len(x), generator=generator)
         for start in range(0, len(x) - size + 1, size):
             chosen = order[start : start + size]
-            yield augment(x[chosen], generator) if augment else x[chosen], y[chosen]
+            shown = augment(x[chosen], generator) if augment else x[chosen]
+            yield shown[part::parts], y[chosen][part::parts]
 
     return batches
 

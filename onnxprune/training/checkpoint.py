@@ -1,29 +1,39 @@
-"""Checkpoints of a training run: tensors, plain values and the random state, in one file that is never half there."""
+"""Checkpoints of a training run: one file of safetensors, whose metadata holds plain values and random state as JSON.
 
-import io
-import pickle
+It's never half there, and reading it runs no code. In the JSON everything that it has no word for is an object of one
+key that starts with "$": a tensor or an array by the name of its safetensor, a tuple, a number that isn't finite, and a
+dict whose keys aren't all strings, as a list of pairs.
+"""
+
+import json
+import math
 import random
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
-from onnxprune.errors import DataError
+from onnxprune.errors import DataError, OutputError
 from onnxprune.graph.files import write_atomically
 
-_ARRAY = "__numpy__"
+#: The key of the metadata that the JSON lies under.
+_METADATA = "onnxprune"
+#: What reading a file that is no checkpoint may raise.
+_DAMAGE = (SafetensorError, OSError, LookupError, RuntimeError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write `content` (dicts, lists, tuples, tensors, arrays, numbers, strings) together with the random state.
 
-    Raises OutputError where the folder can't be written or the disk is full; an older checkpoint then stays as it was.
+    Raises OutputError where the folder can't be written, the disk is full or `content` holds something else; an older
+    checkpoint then stays as it was.
     """
-    buffer = io.BytesIO()
-    torch.save(_encode({"content": content, "random": random_state()}), buffer)
-    write_atomically(path, buffer.getvalue())
+    tensors = _Tensors()
+    text = json.dumps(_encode({"content": content, "random": random_state()}, tensors), allow_nan=False)
+    write_atomically(path, save(tensors.named, metadata={_METADATA: text}))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -32,12 +42,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises DataError where the file isn't such a checkpoint.
     """
     try:
-        if not zipfile.is_zipfile(path):
-            raise ValueError("not written by torch.save")
-        stored = _decode(torch.load(path, map_location="cpu", weights_only=True))
+        with safe_open(str(path), framework="pt") as file:
+            text = (file.metadata() or {})[_METADATA]
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it isn't a dict
+        stored = _decode(json.loads(text), tensors)
         set_random_state(stored["random"])
         return stored["content"]
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError) as error:
+    except _DAMAGE as error:
         raise DataError(
             f"'{path}' can't be read as a training checkpoint ({type(error).__name__}). Delete it to start afresh."
         ) from error
@@ -71,22 +82,65 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
-def _encode(value: Any) -> Any:
-    """Arrays become tagged tensors: torch reads tensors back without unpickling arbitrary objects."""
+class _Tensors:
+    """The tensors of one checkpoint by number; what is there twice, as tied weights are, is written once."""
+
+    def __init__(self) -> None:
+        self.named: dict[str, torch.Tensor] = {}
+        self._known: dict[tuple, str] = {}
+        self._held: list[torch.Tensor] = []  # their memory isn't given to others meanwhile
+
+    def add(self, tensor: torch.Tensor) -> str:
+        tensor = tensor.detach()
+        key = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        if tensor.numel() == 0 or key not in self._known:
+            name = str(len(self.named))
+            # Memory of its own: safetensors refuses views that overlap.
+            self.named[name] = tensor.to("cpu", copy=True, memory_format=torch.contiguous_format)
+            self._known[key] = name
+            self._held.append(tensor)
+        return self._known[key]
+
+
+def _encode(value: Any, tensors: _Tensors) -> Any:
+    if isinstance(value, torch.Tensor):
+        return {"$tensor": tensors.add(value)}
     if isinstance(value, np.ndarray):
-        return {_ARRAY: torch.from_numpy(np.array(value))}
+        return {"$array": tensors.add(torch.from_numpy(np.array(value)))}
     if isinstance(value, np.generic):
-        return value.item()
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"$float": str(value)}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
     if isinstance(value, dict):
-        return {key: _encode(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_encode(item) for item in value)
-    return value
+        if all(isinstance(key, str) and not key.startswith("$") for key in value):
+            return {key: _encode(item, tensors) for key, item in value.items()}
+        return {"$dict": [[_encode(key, tensors), _encode(item, tensors)] for key, item in value.items()]}
+    if isinstance(value, list):
+        return [_encode(item, tensors) for item in value]
+    if isinstance(value, tuple):
+        return {"$tuple": [_encode(item, tensors) for item in value]}
+    raise OutputError(
+        f"A checkpoint can't hold a {type(value).__name__}. Give dicts, lists, tuples, tensors, arrays, numbers and "
+        "strings."
+    )
 
 
-def _decode(value: Any) -> Any:
-    if isinstance(value, dict):
-        return value[_ARRAY].numpy() if value.keys() == {_ARRAY} else {k: _decode(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_decode(item) for item in value)
-    return value
+def _decode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_decode(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kind, held = next(iter(value.items())) if len(value) == 1 else ("", None)
+    if kind == "$tensor":
+        return tensors[held]
+    if kind == "$array":
+        return tensors[held].numpy()
+    if kind == "$float":
+        return float(held)
+    if kind == "$tuple":
+        return tuple(_decode(item, tensors) for item in held)
+    if kind == "$dict":
+        return {_decode(key, tensors): _decode(item, tensors) for key, item in held}
+    return {key: _decode(item, tensors) for key, item in value.items()}

@@ -1,11 +1,13 @@
 """What happened while a network trained, as plain values that go into `history.json`."""
 
+import json
 import math
+import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-Phase = Literal["dense", "prune", "finetune"]
+Phase = Literal["dense", "prune", "finetune", "quantize"]
 
 
 @dataclass(frozen=True)
@@ -78,14 +80,31 @@ class History:
         }
 
 
-def join_histories(runs: Sequence[History], widths: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
-    """`history.json` of runs that followed one another (dense training, then pruning): epochs are counted through."""
-    joined: dict[str, Any] = {"version": 1, "seed": runs[0].seed, "epochs": [], "steps": [], "widths": list(widths)}
+def join_histories(
+    runs: Sequence[History], widths: Sequence[dict[str, Any]] = (), units: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
+    """`history.json` of runs that followed one another (dense training, then pruning): epochs are counted through.
+
+    `units` are what `Pruner.decisions` says of each unit, in the form that `onnxprune.prune.decisions` describes.
+    """
+    joined: dict[str, Any] = {"version": 1, "seed": runs[0].seed, "epochs": [], "steps": []}
+    joined |= {"widths": list(widths), "units": list(units)}
     for run in runs:
         offset = len(joined["epochs"])
         for key in ("epochs", "steps"):
             joined[key] += [record | {"epoch": record["epoch"] + offset} for record in run.as_dict()[key]]
     return joined
+
+
+def as_json(history: dict[str, Any]) -> str:
+    """The text of `history.json`: indented, and what holds numbers alone on one line."""
+    text = json.dumps(history, indent=2, allow_nan=False)
+    return re.sub(r"\[[^][{}\"]*\]", lambda numbers: re.sub(r"\s+", "", numbers[0]).replace(",", ", "), text) + "\n"
+
+
+def in_phase(phase: Phase, run: History) -> History:
+    """The same run, all of whose epochs are of one phase."""
+    return replace(run, epochs=tuple(replace(record, phase=phase) for record in run.epochs))
 
 
 def _without_nan(record: dict[str, Any]) -> dict[str, Any]:

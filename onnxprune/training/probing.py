@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from onnxprune.graph.units import Channels
-from onnxprune.training import layers
+from onnxprune.training import distributed, layers
 from onnxprune.training.export import evaluation_mode
 
 #: The shares of a layer's units whose absence `loss_curves` measures.
@@ -27,18 +27,20 @@ def wrong_without(
 ) -> np.ndarray:
     """[1 + units]: the share of wrong answers of the whole network, then with each unit of `members` off; else NaN.
 
-    `batches` are (inputs, classes); the network's answer is its largest logit.
+    `batches` are (inputs, classes); the network's answer is its largest logit. Under torch.distributed the share is
+    that of all ranks' batches.
     """
-    found = np.full(1 + len(channels.units), np.nan)
+    wrong = np.full(1 + len(channels.units), np.nan)
     with evaluation_mode(module), torch.no_grad():
-        found[0] = _wrong(module, batches)
+        wrong[0], count = wrong_answers(module, batches)
         for unit in members:
             if _is_off(parameters, channels, int(unit)):
-                found[1 + int(unit)] = found[0]
+                wrong[1 + int(unit)] = wrong[0]
                 continue
             with without(parameters, channels, [int(unit)]):
-                found[1 + int(unit)] = _wrong(module, batches)
-    return found
+                wrong[1 + int(unit)], _ = wrong_answers(module, batches)
+    of_all = distributed.total({"wrong": wrong, "count": np.float64(count)})
+    return of_all["wrong"] / np.maximum(of_all["count"], 1)
 
 
 def loss_curves(
@@ -50,18 +52,23 @@ def loss_curves(
     batches: Sequence[Batch],
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each layer (its units, the mean loss [10] with 0, 10, 20 ... 90% of them off, the least of `order` first)."""
+    """For each layer (its units, the mean loss [10] with 0, 10, 20 ... 90% of them off, the least of `order` first).
+
+    Under torch.distributed the mean is over all ranks' batches.
+    """
     found = []
     with evaluation_mode(module), torch.no_grad():
         for units in groups:
             ranked = units[np.argsort(order[units], kind="stable")]
-            losses: list[float] = []
+            losses: list[tuple[float, float]] = []
             for share in SHARES:
                 off = ranked[: int(share * len(units) + 1e-9)]
                 with without(parameters, channels, off.tolist()):
-                    losses.append(_mean_loss(module, batches, loss))
-            found.append((units, np.array(losses)))
-    return found
+                    losses.append(total_loss(module, batches, loss))
+            found.append(np.array(losses))
+    of_all = distributed.total({str(number): losses for number, losses in enumerate(found)})
+    sums = [of_all[str(number)] for number in range(len(groups))]
+    return [(units, of[:, 0] / np.maximum(of[:, 1], 1)) for units, of in zip(groups, sums, strict=True)]
 
 
 def _is_off(parameters: Mapping[str, nn.Parameter], channels: Channels, unit: int) -> bool:
@@ -85,19 +92,21 @@ def without(parameters: Mapping[str, nn.Parameter], channels: Channels, units: S
                 parameters[name].copy_(value)
 
 
-def _wrong(module: nn.Module, batches: Sequence[Batch]) -> float:
+def wrong_answers(module: nn.Module, batches: Sequence[Batch]) -> tuple[int, int]:
+    """(wrong answers, answers); the network's answer is its largest logit."""
     wrong = count = 0
     for x, y in batches:
         answers = layers.call(module, x).argmax(1).cpu()
         wrong += int((answers != y.cpu()).sum())
         count += answers.numel()
-    return wrong / max(count, 1)
+    return wrong, count
 
 
-def _mean_loss(module: nn.Module, batches: Sequence[Batch], loss: Callable) -> float:
+def total_loss(module: nn.Module, batches: Sequence[Batch], loss: Callable) -> tuple[float, float]:
+    """(the sum of the loss over the samples, samples)"""
     total = count = 0.0
     for x, y in batches:
         outputs = layers.call(module, x)
         total += len(outputs) * float(loss(outputs, y.to(outputs.device)))
         count += len(outputs)
-    return total / max(count, 1)
+    return total, count

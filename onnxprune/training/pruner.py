@@ -12,45 +12,47 @@ Who wants to say when a pruning step comes, to judge it and perhaps to take it b
 
 The module is exported once, unoptimised, so that every parameter keeps its name, and that graph is traced. Each unit
 therefore owns a mask over each parameter, and there is no second analysis of dependencies to disagree with removal.
+
+Where several processes train together (torch.distributed), each makes a pruner and calls it alike. They share what they
+saw before each pruning step, all have the same masks, and the first one writes files. `step()` expects gradients that
+are averaged already, as DistributedDataParallel leaves them. A module that is sharded (`fully_shard`) is sharded before
+its pruner is made; pruning steps and the export then put the whole network together on every rank.
 """
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from fnmatch import fnmatch
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from onnxprune.errors import DataError, ExportError, InputError, RecipeError
-from onnxprune.graph.model import Model, load, save, to_bytes
-from onnxprune.graph.remove import remove
-from onnxprune.graph.shrink import ShrinkReport, shrink
-from onnxprune.graph.units import Channels, trace
-from onnxprune.prune import criteria
+from onnxprune.graph.model import Model, load, save
+from onnxprune.graph.units import BLOCK, Channels, trace
+from onnxprune.prune import criteria, joint
 from onnxprune.prune import schedule as schedules
+from onnxprune.prune.decisions import Decisions, Step
+from onnxprune.prune.groups import Group, fits
+from onnxprune.prune.joint import JOINT
 from onnxprune.prune.kinds import Planners, rate_of
-from onnxprune.prune.plan import Plan, Width, fits, width_of
+from onnxprune.prune.plan import Plan, Width, width_of
 from onnxprune.prune.saliency import Saliency
 from onnxprune.prune.weights import SingleWeights
-from onnxprune.runtime.equivalence import Equivalence, compare_outputs, random_feeds, require
-from onnxprune.training import adjusting
-from onnxprune.training.export import evaluation_mode, export_module, optimized
+from onnxprune.runtime.equivalence import Equivalence, require
+from onnxprune.training import adjusting, deployment, distributed, sharding
+from onnxprune.training.blocks import Blocks
+from onnxprune.training.constraints import SparseSteps
+from onnxprune.training.deployment import ExportResult
+from onnxprune.training.export import export_module
+from onnxprune.training.masks import Masks
 from onnxprune.training.regularize import Penalty
+from onnxprune.training.restating import Restating
 from onnxprune.training.scoring import Batches, Loss, Scorer
 from onnxprune.training.single import WeightPruner
-
-
-@dataclass(frozen=True)
-class ExportResult:
-    """A pruned network as it is deployed, what shrinking found besides, and the proof against the module."""
-
-    model: Model
-    units: int
-    shrink: ShrinkReport
-    equivalence: Equivalence
 
 
 class Pruner:
@@ -60,7 +62,8 @@ class Pruner:
     ----------
     module: the network; trained in place by the caller.
     example_inputs: tensors [N, ...], as the network takes them.
-    budget: {"macs" | "params" | "bytes": what may be left}, or a kind of unit such as "channel" or "head", or a pattern
+    budget: {"macs" | "params" | "bytes": what may be left}, or a kind of unit such as "channel" or "head", or "block"
+        for whole residual blocks (see `onnxprune.training.blocks`), or a pattern
         over layers, each of which is to have so much of its width left; up to 1 a fraction of the dense network, above
         a figure. Single weights don't count; with `weights` it may be empty.
     weights: single weights that go besides, see `onnxprune.prune.weights.SingleWeights`; they are chosen among those
@@ -77,7 +80,12 @@ class Pruner:
     min_width: units that every layer keeps.
     round_to: "cpu" for widths that ONNX Runtime's CPU provider runs fast, or a number whose multiples are taken.
     penalty: weight of what `penalty()` returns. `penalty_kind` is "l1" of all prunable parameters, "group" for a group
-        lasso over channels, or "batchnorm" for L1 of BatchNorms' weights; see `onnxprune.training.regularize`.
+        lasso over channels, "batchnorm" for L1 of BatchNorms' weights, or "growing" for L2 of what is about to go, with
+        a factor that grows by `penalty` a step; see `onnxprune.training.regularize`.
+    proximal: `penalty()` is 0, and `step(optimizer)` takes proximal steps instead, which reach exact zeros.
+    constraints: {"l1": the sum of |w| that each matrix or kernel may have, "units": the units of each layer that may be
+        alive}, each up to 1 a fraction, above a figure, projected upon in every step; see
+        `onnxprune.training.constraints`. Units whose every weight these two made zero count as pruned.
     adjust: what is done to the readers of what was cut: "none", "rescale", "norm", "bias", "batchnorm" or
         "least_squares", see `onnxprune.training.adjusting`.
     calibration: gives batches (inputs, targets) whenever it is called, for criteria that look at activations, second
@@ -85,6 +93,8 @@ class Pruner:
         inputs is passed as several arguments.
     loss: (outputs, targets) -> scalar, which second derivatives are of.
     retention: with the criterion "error_rate", a unit whose absence raises it by more than this isn't pruned.
+    soft: masked units are zeroed when they are chosen but go on training, so that they may come back at the next step;
+        with progress 1, with `settle()` and in an export masks become hard. See `onnxprune.training.masks`.
     seed: of everything that is drawn at random.
     channels: `channels` of another pruner whose module is built alike, so that this one needn't be exported to be
         traced: for many runs of one network.
@@ -110,10 +120,13 @@ class Pruner:
         round_to: "int | str" = "cpu",
         penalty: float = 0.0,
         penalty_kind: str = "l1",
+        proximal: bool = False,
+        constraints: Mapping[str, float] | None = None,
         adjust: str = "none",
         calibration: Callable[[], Batches] | None = None,
         loss: Loss = nn.functional.cross_entropy,
         retention: float | None = None,
+        soft: bool = False,
         seed: int = 0,
         channels: Channels | None = None,
         input_names: Sequence[str] = ("input",),
@@ -122,10 +135,16 @@ class Pruner:
         self.module = module
         self.example_inputs = tuple(example_inputs)
         self._names = {"input_names": tuple(input_names), "output_names": tuple(output_names)}
+        sharding.require_supported(module)
         terms = criteria.find(criterion)
         if retention is not None and [term.name for _, term in terms] != ["error_rate"]:
             raise RecipeError("A retention threshold goes with the criterion 'error_rate' only.")
         self._retention = retention
+        if soft and adjust not in ("none", "batchnorm"):
+            raise RecipeError(
+                f"The adjustment '{adjust}' makes up for units that are gone for good, and with soft masks they "
+                "may come back. Take adjust none or batchnorm, or hard masks."
+            )
         self._calibration, self._loss = calibration, loss
         self._schedule = schedules.find(schedule, pruning_steps)
         if (total_steps is not None and total_steps < pruning_steps) or pruning_steps < 1:
@@ -134,34 +153,65 @@ class Pruner:
             )
         self._total_steps, self._pruning_steps = total_steps, pruning_steps
         self._steps = 0
-        # LayerNorm trains with the statistics of all its channels; deleting some would restate them.
         self._planning: dict[str, Any] = {
             "keep": tuple(keep),
             "round_to": round_to,
             "min_width": min_width,
             "ranking": ranking,
             "names": tuple(budget),
-            "restated": False,
         }
         self.channels = channels or self._trace()
+        with sharding.whole(module):
+            self._restating = Restating(module, self.channels, self.example_inputs)
+        self._planning["stays"] = self._restating.stays
         self._parameters = self._traced_parameters()
+        self.blocks = Blocks(self.channels, self._parameters, keep) if BLOCK in budget else None
+        self._dropped = np.zeros(0 if self.blocks is None else len(self.blocks), bool)
         self._planner = Planners(self.channels, **self._planning)
-        self._budget = self._planner.fractions(budget) if budget or weights is None else {}
-        self._planner.check(self._budget)
+        self._budget = self._fractions(budget, weights is None)
+        is_joint = weights is not None and weights.joint is not None
+        if is_joint:
+            joint.check(self._budget)
+            if soft:
+                raise RecipeError("Where units and weights compete, masks are hard. Leave soft out, or joint.")
+        else:
+            self._planner.check(self._budget)
         self._layer_by_layer = schedule == "hierarchical"
-        if self._layer_by_layer and any(not name.startswith(width_of("")) for name in self._budget):
+        if self._layer_by_layer and any(name != BLOCK and not name.startswith(width_of("")) for name in self._budget):
             raise RecipeError(
                 "The schedule hierarchical takes layers one by one. Give the budget as patterns over layers, such as "
                 "{'*': 0.5} for half of each."
             )
-        self._penalty = Penalty(penalty_kind, penalty, module, self._parameters, self.channels)
-        self._deleted = np.zeros(self.channels.count, bool)
-        self._masks: dict[str, torch.Tensor] = {}
-        self._held: dict[str, torch.Tensor] = {}
+        self._penalty = Penalty(penalty_kind, penalty, module, self._parameters, self.channels, proximal)
+        if self._penalty.grows and not self._budget:
+            raise RecipeError("The growing penalty is for units that are about to go, and the budget names none.")
         self._adjuster = adjusting.Adjuster(adjusting.check(adjust), module, self._parameters, seed)
-        self._scorer = Scorer(criterion, module, self._parameters, loss, seed, self.channels)
+        self._scorer = Scorer(
+            weights.criterion if is_joint else criterion,
+            module,
+            self._parameters,
+            loss,
+            seed,
+            None if is_joint else self.channels,
+            [] if self.blocks is None else self.blocks.parameters,
+        )
+        if (constraints or proximal) and any(sharding.is_sharded(p) for p in self._parameters.values()):
+            raise InputError(
+                "Constraints and proximal steps need whole parameters, and the module's are sharded. Leave them out."
+            )
+        self._sparse = SparseSteps(
+            self._penalty,
+            constraints or {},
+            self._parameters,
+            self._scorer.layouts,
+            self.channels,
+            keep=tuple(keep),
+            least=min_width,
+        )
+        self._decisions = Decisions()
         self._rule = weights
         self._weights = weights and WeightPruner(weights, module, self._matrices(), loss, seed)
+        self.masks = Masks(self._parameters, self.channels, self._weights, self._scorer.layouts, self._restating, soft)
 
     def __repr__(self) -> str:
         left = ", ".join(f"{value:.1%} of {name}" for name, value in self.cost.items())
@@ -176,8 +226,9 @@ class Pruner:
     def step(self, optimizer: torch.optim.Optimizer | None = None, *, saliency: Saliency | None = None) -> None:
         """After every `optimizer.step()`: gather saliency from the gradients and keep masked weights at zero.
 
-        With `optimizer` its momenta are masked too. With `total_steps` this is where pruning happens. `saliency`, which
-        several sites agreed upon, takes the place of what was gathered. Raises InputError for one that doesn't fit.
+        With `optimizer` its momenta are masked too; proximal steps need it. With `total_steps` this is where pruning
+        happens. `saliency`, which several sites agreed upon, takes the place of what was gathered. Raises InputError
+        for one that doesn't fit.
         """
         with torch.no_grad():
             if saliency is None:
@@ -186,16 +237,32 @@ class Pruner:
                 self._scorer.take(saliency)
             if self._weights is not None:
                 self._weights.scorer.gather()
+            if self._sparse.active:
+                self._sparse.take(optimizer, self.channels, self._groups)
+                self._count_dead()
             self._prune_if_due()
-            self._apply_masks()
+            if self._penalty.grows and self._penalty.grow():
+                self._choose_growing()
+            self.masks.apply()
             if optimizer is not None:
-                self._mask_state(optimizer)
+                self.masks.apply_to_state(optimizer)
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> RemovableHandle:
+        """Call `step` after each step of an optimizer, also of one that Lightning Fabric or accelerate wrapped.
+
+        A loop then needs no line for it: steps that accumulate gradients, or that a gradient scaler leaves out, are no
+        steps. Returns a handle whose `remove()` ends it.
+        """
+        while isinstance(getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+            optimizer = optimizer.optimizer
+        return optimizer.register_step_post_hook(lambda stepped, *_: self.step(stepped))
 
     def saliency(self) -> Saliency:
         """What was gathered so far: to be saved, and merged with other sites' by `onnxprune.average`.
 
         Raises InputError where the criterion gathers nothing while training, or nothing was gathered yet.
         """
+        self._scorer.agree()
         return self._scorer.gathered()
 
     def _prune_if_due(self) -> None:
@@ -211,7 +278,9 @@ class Pruner:
         """What can go one step further by itself: "cost", each kind of unit that has a budget, single weights."""
         of_budget = tuple(dict.fromkeys(self._rate_of(name) for name in self._budget))
         if self._layer_by_layer:
-            of_budget = of_budget[::-1]  # the graph's order is from the input on
+            # The graph's order is from the input on; whole residual blocks come before any layer.
+            layers = [name for name in reversed(of_budget) if name != BLOCK]
+            of_budget = (*(name for name in of_budget if name == BLOCK), *layers)
         return of_budget if self._weights is None else (*of_budget, *self._weights.rule.rates)
 
     def _rate_of(self, name: str) -> str:
@@ -233,17 +302,29 @@ class Pruner:
         target = {
             name: self._schedule(of_rate[self._rate_of(name)], fraction) for name, fraction in self._budget.items()
         }
-        for number in range(len(self._planner.stages)):
+        earlier = self._gone()
+        self.masks.reopen()
+        if self._rule is not None and self._rule.joint is not None:
+            return self._prune_jointly(target, self._rule.joint)
+        if BLOCK in target:
+            self._drop_blocks(target[BLOCK])
+        for number in range(len(self._planner.stages) if self._planner.plans_units else 0):
             scores = self.score()
             stage = self._planner.stages[number]
             wanted = self._planner.of(stage, target)
+            alive = ~self._gone()
             plan = stage.plan(scores, wanted, self._deleted_units(), self._staying(scores))
             self._cut(plan)
+            before = earlier if number == 0 and BLOCK not in target else ~alive
+            self._note(scores, before, alive, wanted, stage.compared, goes_on=number > 0 or BLOCK in target)
         if self._weights is not None:
             part = of_rate.get("parameters", 0.0)
             of_weights = of_rate.get("connections", part)
             self._prune_weights(of_weights, part if isinstance(progress, Mapping) else float(part >= 1))
-        if len(self._planner.stages) == 1:
+        if all(value >= 1 for value in of_rate.values()):
+            self.settle()
+        self._choose_growing()
+        if len(self._planner.stages) == 1 and self.blocks is None:
             return plan
         widths = tuple(Width(w["group"], w["kind"], w["before"], w["after"]) for w in self.widths())
         return Plan(self._deleted_units(), self.cost, widths)
@@ -253,18 +334,38 @@ class Pruner:
 
         Returns the progress: the smallest part of the way to its limit that any cost of the budget has come.
         """
+        if self._rule is not None and self._rule.joint is not None:
+            raise RecipeError("A threshold can't take units and weights jointly. Take another schedule with 'joint'.")
+        if self.blocks is not None:
+            raise RecipeError("A threshold can't take whole residual blocks. Take another schedule for 'block'.")
         if self._planner.second is not None:
             raise RecipeError(
                 f"A threshold can't take heads and their dimensions at once. Leave '{self._planner.inner}' out of the "
                 "budget, or take another schedule."
             )
-        scores, budget = self.score(), self._budget
+        before = self._gone()
+        self.masks.reopen()
+        scores, budget, alive = self.score(), self._budget, ~self._gone()
         plan = self._planner.main.plan_below(scores, theta, budget, self._deleted_units(), self._staying(scores))
         self._cut(plan)
+        # A threshold that took nothing is raised at once, see `finetune`.
+        again = self._decisions.when == self._steps
+        self._note(scores, before, alive, budget, self._planner.compared, theta=theta, goes_on=again)
         ways = [(1 - plan.cost[name], 1 - limit) for name, limit in budget.items()]
         progress = min((1.0 if gone >= whole - 1e-9 else gone / whole for gone, whole in ways), default=1.0)
         self._prune_weights(progress, float(progress >= 1))
+        if progress >= 1:
+            self.settle()
+        self._choose_growing()
         return progress
+
+    def settle(self) -> None:
+        """End the choice: soft masks become hard, and what they hold is zero from now on."""
+        self.masks.settle()
+
+    def masked(self) -> AbstractContextManager[None]:
+        """Within, all that is masked is zero, as it will be deployed; soft masks give it back afterwards."""
+        return self.masks.applied()
 
     def threshold_at(self, share: float) -> float:
         """The score that `share` of the units that are left don't exceed."""
@@ -280,10 +381,12 @@ class Pruner:
 
         Units that consist of several channels are put together anew, the least salient members first.
         """
-        batches = self._observe()
-        self._use(self.channels.ranked(self._scorer.channels(self.channels), first=self._deleted))
-        groups = [group.units for group in self._planner.groups]
-        return self._scorer.units(self.channels, groups, self._planner.compared, batches)
+        self._require_same_parameters()
+        self._scorer.agree()
+        with sharding.whole(self.module, self._parameters):
+            batches = self._observe()
+            self._use(self.channels.ranked(self._scorer.channels(self.channels), first=self.masks.deleted))
+            return self._scorer.units(self.channels, self._groups, self._planner.compared, batches)
 
     def _observe(self) -> list:
         batches = self._look_at("criterion") if self._scorer.needs_data else []
@@ -296,11 +399,13 @@ class Pruner:
             self._delete(plan.units)
             return
         batches = self._look_at("adjustment") if self._adjuster.name in adjusting.NEEDS_DATA else []
-        before = {name: mask.cpu().numpy() for name, mask in self._masks.items()}
-        self._adjuster.look(batches)
+        before = {name: mask.cpu().numpy() for name, mask in self.masks.units.items()}
+        with sharding.whole(self.module, self._parameters):
+            self._adjuster.look(batches)
         self._delete(plan.units)
-        after = {name: mask.cpu().numpy() for name, mask in self._masks.items()}
-        self._adjuster.mend(before, after, batches)
+        after = {name: mask.cpu().numpy() for name, mask in self.masks.units.items()}
+        with sharding.whole(self.module, self._parameters):
+            self._adjuster.mend(before, after, batches)
 
     def _look_at(self, who: str) -> list:
         if self._calibration is None:
@@ -312,49 +417,83 @@ class Pruner:
 
     @property
     def density(self) -> float:
-        """The share of the matrices' and kernels' weights that no mask holds at zero; those of `keep` count as well."""
-        total = sum(self._parameters[name].numel() for name in self._scorer.layouts)
-        left = sum(
-            int(self._held[name].sum()) if name in self._held else self._parameters[name].numel()
-            for name in self._scorer.layouts
-        )
+        """The share of the matrices' and kernels' weights that aren't zero or masked; those of `keep` count as well."""
+        left = total = 0
+        with self.masked():
+            for name in self._scorer.layouts:
+                left += int(sharding.full(self._parameters[name]).count_nonzero())
+                total += self._parameters[name].numel()
         return left / max(total, 1)
 
     @property
     def cost(self) -> dict[str, float]:
         """What is left of the dense network: {"macs": fraction, "params": ..., "bytes": ...}."""
-        return self._planner.cost(self._deleted_units(), self._deleted)
+        left = self._planner.cost(self._deleted_units(), self.masks.deleted)
+        if self._rule is not None and self._rule.joint is not None:
+            there = {name: mask.cpu().numpy() for name, mask in self.masks.units.items()}
+            alive = {name: mask.cpu().numpy() for name, mask in self.masks.held.items()}
+            (cost,) = self._budget
+            left[JOINT] = joint.left_of(self._planner.main, cost, self._rule.joint, there, alive)
+        return left if self.blocks is None else {**left, BLOCK: 1 - float(self._dropped.mean())}
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups of units that get narrower together."""
+        return self._planner.groups
 
     def widths(self) -> list[dict[str, Any]]:
-        """Every group of tied channels: {"group": its first weight, "kind", "before": units, "after": units left}."""
-        gone = set(self._deleted_units())
+        """Every group of tied channels: {"group": its first weight, "kind", "before": units, "after": units left}.
+
+        All whole residual blocks together come last, where the budget names them.
+        """
+        gone = self._gone()
+        groups = self._planner.groups if self.blocks is None else (*self._planner.groups, self.blocks.group)
         return [
-            {
-                "group": g.name,
-                "kind": g.kind,
-                "before": len(g.units),
-                "after": len(g.units) - sum(int(u) in gone for u in g.units),
-            }
-            for g in self._planner.groups
+            {"group": g.name, "kind": g.kind, "before": len(g.units), "after": int((~gone[g.units]).sum())}
+            for g in groups
         ]
+
+    def decisions(self) -> list[dict[str, Any]]:
+        """What became of every unit: its score and rank at each pruning step, and why it is there or isn't.
+
+        See `onnxprune.prune.decisions` for the form, which is that of the key `units` in history.json.
+        """
+        return self._decisions.table(
+            self.channels, {**self._planning, "without": self._without}, self._gone(), self._retention, self.blocks
+        )
+
+    def _note(
+        self, scores: np.ndarray, before: np.ndarray, alive: np.ndarray, asked: Mapping, compared: Sequence, **how: Any
+    ) -> None:
+        """Write down a step, or a part of one; `scores` of units, or of units and residual blocks.
+
+        Of the units that were deleted `before`, those that are `alive` stood for choice again.
+        """
+        told = np.concatenate([scores, np.full(len(before) - len(scores), np.nan)])
+        step = Step(told, told, before, self._gone(), dict(asked), how.pop("theta", None), self._steps)
+        self._decisions.note(step, [units[alive[units]] for units in compared], **how)
 
     # ---- state ------------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> dict[str, Any]:
         """Which channels are deleted and which single weights stay; the weights are in the module's own state."""
-        single = {} if self._weights is None else self._weights.snapshot()
-        return {"deleted": torch.from_numpy(self._deleted.copy()), "single": single}
+        blocks = {"blocks": torch.from_numpy(self._dropped.copy())}
+        return {**self.masks.snapshot(), **blocks, **self._penalty_state()}
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Go back to a snapshot. Restore the module's weights before: masked ones are zero."""
-        if self._weights is not None:
-            self._weights.restore(snapshot["single"])
-        self._set_deleted(snapshot["deleted"].numpy().copy())
+        """Go back to a snapshot. Restore the module's weights before: those that hard masks hold become zero."""
+        self._load_penalty(snapshot)
+        self._decisions.close()
+        self._drop(snapshot["blocks"].numpy().copy())
+        self._use(self.masks.restore(snapshot, self.channels))
 
     def state_dict(self) -> dict[str, Any]:
         """Masks and gathered saliency, as tensors."""
-        deleted = torch.from_numpy(self._deleted.copy())
+        deleted = torch.from_numpy(self.masks.deleted.copy())
         state = {"deleted": deleted, "saliency": self._scorer.state_dict(), "steps": self._steps}
+        state |= {"open": self.masks.open, "radii": dict(self._sparse.radii), **self._penalty_state()}
+        state["blocks"] = torch.from_numpy(self._dropped.copy())
+        state["decisions"] = self._decisions.state_dict()
         return state if self._weights is None else {**state, "single": self._weights.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -365,88 +504,174 @@ class Pruner:
         if self._weights is not None:
             self._weights.load_state_dict(state["single"])
         self._steps = int(state["steps"])
-        self._set_deleted(state["deleted"].numpy().copy())
+        self._decisions.load_state_dict(state["decisions"])
+        self._drop(state["blocks"].numpy().copy())
+        self._load_penalty(state)
+        self._sparse.radii |= state.get("radii", {})
+        self.masks.open = bool(state.get("open", False))
+        deleted = state["deleted"].numpy().copy()
+        self._use(self.masks.delete(deleted, self.channels, zero=not self.masks.open))
+
+    def _penalty_state(self) -> dict[str, Any]:
+        return {"penalty": self._penalty.state_dict()} if self._penalty.grows else {}
+
+    def _load_penalty(self, state: Mapping[str, Any]) -> None:
+        if self._penalty.grows and "penalty" in state:
+            self._penalty.load_state_dict(state["penalty"])
 
     # ---- deployment -------------------------------------------------------------------------------------------------
 
     def export(self, path: "str | os.PathLike | None" = None) -> ExportResult:
         """Export, remove what is masked, shrink what else died, fold BatchNorm, prove, and save to `path`.
 
-        The proof runs the module and the result side by side. Raises ExportError where the module has changed since it
-        was traced, NotEquivalentError where outputs differ by more than 1e-5 of their range, OutputError.
+        Soft masks become hard. The proof runs the module and the result side by side. Raises ExportError where the
+        module has changed since it was traced, NotEquivalentError where outputs differ by more than 1e-5 of their
+        range, OutputError.
         """
-        channels = self._trace()
-        channels, units = channels.covering(self._deleted) if channels.count == len(self._deleted) else (channels, ())
-        wanted = {name: mask.cpu().numpy() for name, mask in self._masks.items()}
-        found = {name: m for name, m in channels.keep_masks(units).items() if name in self._parameters}
-        if wanted.keys() != found.keys() or any((wanted[n] != found[n]).any() for n in wanted):
-            raise ExportError(
-                f"{type(self.module).__name__} exports to another graph than when it was traced, so its masks don't "
-                "fit. Don't change layers or control flow while pruning."
-            )
-        smaller, report = shrink(remove(channels.model, channels, units))
-        result = optimized(smaller)
+        self.settle()
+        distributed.average_(self.module.buffers())
+        with self._restating.paused():
+            channels = self._trace()
+        result, units, report = deployment.without_masked(self.module, channels, self.masks, self._dropped_units())
         proof = require(self.prove(result))
         if path is not None:
-            save(result, path)
-        return ExportResult(result, len(units), report, proof)
+            distributed.by_first(lambda: save(result, path))
+        return ExportResult(result, units, report, proof)
 
     def prove(self, model: Model) -> Equivalence:
         """Compare `model` with the module itself, on random, border and large inputs at batch 1 and 7."""
-        data = to_bytes(model)
-        device = next(self.module.parameters()).device
-
-        def run(feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-            with evaluation_mode(self.module), torch.no_grad():
-                inputs = [torch.from_numpy(feed[name]).to(device) for name in self._names["input_names"]]
-                outputs = self.module(*inputs)
-            outputs = outputs if isinstance(outputs, tuple | list) else [outputs]
-            return [y.cpu().numpy() for y in outputs]
-
-        return compare_outputs(run, data, random_feeds(data, (1, 7)))
+        with sharding.whole(self.module):
+            return deployment.compare(self.module, model, self._names["input_names"])
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
     def _trace(self) -> Channels:
-        exported = export_module(self.module, self.example_inputs, **self._names)
-        # Parameters are shared on purpose here: identity decides.
-        return trace(load(exported, unshare=False))
+        with sharding.whole(self.module):
+            exported = export_module(self.module, self.example_inputs, **self._names)
+            # Parameters are shared on purpose here: identity decides.
+            return trace(load(exported, unshare=False))
 
     def _traced_parameters(self) -> dict[str, nn.Parameter]:
         initializers = self.channels.model.ir.graph.initializers
-        found = {name: p for name, p in self.module.named_parameters() if name in initializers}
+        # Of the names of a tied parameter the exporter takes the last.
+        every = self.module.named_parameters(remove_duplicate=False)
+        found = {name: p for name, p in every if name in initializers}
         if not found:
             raise ExportError(f"{type(self.module).__name__} has no parameter that reaches the exported graph.")
         if any(tuple(p.shape) != self.channels.shape(name) for name, p in found.items()):
             raise InputError("The channels belong to another network than the module. Leave them out.")
         return found
 
+    def _require_same_parameters(self) -> None:
+        for name, parameter in self._parameters.items():
+            if self.module.get_parameter(name) is not parameter:
+                raise InputError(
+                    f"The parameter '{name}' was replaced since the pruner was made, by fully_shard or the like. Make "
+                    "the pruner afterwards."
+                )
+
     def _deleted_units(self) -> tuple[int, ...]:
-        return tuple(self.channels.units.within(self._deleted).tolist())
+        return tuple(np.flatnonzero(self._gone()[: len(self.channels.units)]).tolist())
+
+    def _fractions(self, budget: Mapping[str, float], is_all: bool) -> dict[str, float]:
+        """The budget with every figure as a fraction; where it `is_all` that goes it mustn't be empty."""
+        found = {} if self.blocks is None else {BLOCK: self.blocks.fraction(budget[BLOCK])}
+        others = {name: value for name, value in budget.items() if name != BLOCK}
+        if others or (is_all and not found):
+            found |= self._planner.fractions(others)
+        return found
+
+    def _prune_jointly(self, target: Mapping[str, float], zero_cost: float) -> Plan:
+        """One pruning step in which units and single weights compete, see `onnxprune.prune.joint`."""
+        self._scorer.agree()
+        with sharding.whole(self.module, self._parameters):
+            self._observe()
+            scores = self._scorer.weights()
+        ((cost, limit),) = target.items()
+        saliency = {
+            name: np.where(self.masks.held[name].cpu().numpy(), score, 0.0) if name in self.masks.held else score
+            for name, score in scores.items()
+        }
+        self._use(self.channels.ranked(saliency, first=self.masks.deleted))
+        before, masks = self._gone(), self._weights.masks
+        single = {
+            name: masks[name].cpu().numpy() if name in masks else np.ones(saliency[name].shape, bool)
+            for name in self._weights.parameters
+            if name in saliency
+        }
+        how = {"cost": cost, "limit": limit, "zero_cost": zero_cost, "deleted": before}
+        found = joint.choose(self._planner.main, saliency, single, **how)
+        self._weights.take(found.masks)
+        self._cut(found.plan)
+        self._note(found.worth, before, ~before, target, self._planner.compared)
+        return found.plan
+
+    def _drop_blocks(self, left: float) -> None:
+        """Take whole residual blocks, the least salient first, until the share `left` is left."""
+        self._scorer.agree()
+        with sharding.whole(self.module, self._parameters):
+            scores = self.blocks.scores(self._scorer, self.channels, self._observe())
+        before = self._gone()
+        chosen = self.blocks.choose(scores, left, self._dropped, self._staying(scores))
+        self._drop(distributed.from_first(chosen))
+        self.masks.hold()
+        units = np.full(len(self.channels.units), np.nan)
+        self._note(np.concatenate([units, scores]), before, ~before, {BLOCK: left}, [self.blocks.group.units])
+
+    def _drop(self, dropped: np.ndarray) -> None:
+        """Hold exactly these residual blocks at zero, bool [blocks], once masks are applied."""
+        self._dropped = dropped
+        if self.blocks is not None:
+            self.masks.off = self.blocks.parameters_of(dropped)
+            self._use(self.channels)
+
+    @property
+    def _without(self) -> frozenset[str]:
+        return frozenset() if self.blocks is None else self.blocks.weights_of(self._dropped)
+
+    def _dropped_units(self) -> list[int]:
+        return [] if self.blocks is None else [self.blocks.units[n] for n in np.flatnonzero(self._dropped)]
+
+    def _gone(self) -> np.ndarray:
+        """Which units are deleted, or lie within a residual block that is, and which residual blocks are: bool."""
+        gone = self.channels.units.sets.all(self.masks.deleted)
+        if self.blocks is not None:
+            gone |= self.blocks.units_inside(self.channels, self._dropped)
+        return np.concatenate([gone, self._dropped])
 
     def _delete(self, units: Sequence[int]) -> None:
-        deleted = self._deleted.copy()
+        deleted = self.masks.deleted.copy()
+        if self.blocks is not None:
+            inside = self.blocks.units_inside(self.channels, self._dropped)
+            units = [unit for unit in units if not inside[unit]]
         for index in units:
             deleted[list(self.channels.units[index].channels)] = True
-        self._set_deleted(deleted)
+        self._use(self.masks.delete(deleted, self.channels))
 
-    def _set_deleted(self, deleted: np.ndarray) -> None:
-        self._deleted = deleted
-        channels, units = self.channels.covering(deleted)
-        self._use(channels)
-        masks = self.channels.keep_masks(units)
-        self._masks = {
-            name: torch.from_numpy(masks[name]).to(parameter.device)
-            for name, parameter in self._parameters.items()
-            if name in masks
-        }
-        self._hold()
+    def _count_dead(self) -> None:
+        """Units whose every weight is zero count as pruned."""
+        dead = self._sparse.newly_dead(self.masks.deleted)
+        if dead is not None:
+            self._use(self.channels.covering(dead)[0])
+            self._delete(self._sparse.to_delete(dead, self.masks.deleted, self.channels, self._groups))
 
-    def _hold(self) -> None:
-        """Put units' and single weights' masks together, and apply them."""
-        self._held = dict(self._masks) if self._weights is None else self._weights.with_units(self._masks)
-        with torch.no_grad():
-            self._apply_masks()
+    @property
+    def _groups(self) -> list[np.ndarray]:
+        return [group.units for group in self._planner.groups]
+
+    def _choose_growing(self) -> None:
+        """What the whole budget would take by the scores of now is what is about to go."""
+        if not self._penalty.grows:
+            return
+        going = self.masks.deleted.copy()
+        for number in range(len(self._planner.stages)):
+            scores = self.score()
+            stage = self._planner.stages[number]
+            wanted = self._planner.of(stage, self._budget)
+            plan = stage.plan(scores, wanted, self._deleted_units(), self._staying(scores))
+            for unit in plan.units:
+                going[list(self.channels.units[unit].channels)] = True
+        self._penalty.choose(going & ~self.masks.deleted)
 
     def _matrices(self) -> dict[str, nn.Parameter]:
         """The matrices and kernels that `keep` says nothing about, of those that single weights may go of."""
@@ -464,24 +689,10 @@ class Pruner:
 
     def _prune_weights(self, progress: float, part: float) -> None:
         if self._weights is not None:
-            self._weights.choose(self._schedule, progress, part, self._masks, lambda: self._look_at("criterion"))
-            self._hold()
+            self._weights.choose(self._schedule, progress, part, self.masks.units, lambda: self._look_at("criterion"))
+            self.masks.hold()
 
     def _use(self, channels: Channels) -> None:
-        if channels is not self.channels:
-            self.channels, self._planner = channels, Planners(channels, **self._planning)
-
-    def _apply_masks(self) -> None:
-        if self._weights is not None:
-            self._weights.clip()
-        for name, mask in self._held.items():
-            parameter = self._parameters[name]
-            parameter.mul_(mask)
-            if parameter.grad is not None:
-                parameter.grad.mul_(mask)
-
-    def _mask_state(self, optimizer: torch.optim.Optimizer) -> None:
-        for name, mask in self._held.items():
-            for entry in optimizer.state.get(self._parameters[name], {}).values():
-                if isinstance(entry, torch.Tensor) and entry.shape == mask.shape:
-                    entry.mul_(mask)
+        if channels is not self.channels or self._planner.main.without != self._without:
+            self.channels = channels
+            self._planner = Planners(channels, **self._planning, without=self._without)

@@ -12,7 +12,7 @@ from onnxprune.graph.units import Channels
 from onnxprune.prune import criteria
 from onnxprune.prune.channelwise import ChannelScores, squares_of_inputs, squares_of_outputs
 from onnxprune.prune.saliency import Saliency
-from onnxprune.training import layers, probing
+from onnxprune.training import distributed, layers, probing, sharding
 from onnxprune.training.contributions import Contributions
 from onnxprune.training.export import evaluation_mode
 from onnxprune.training.patches import patches
@@ -21,6 +21,8 @@ from onnxprune.training.patches import patches
 RENEWED = 0.02
 #: Where the mean of what belongs to channels lies, among those of parameters.
 OF_CHANNELS = ""
+#: The same for residual blocks.
+OF_BLOCKS = "(blocks)"
 #: What a criterion says nothing about counts as this many times the best that it speaks of.
 UNSEEN = 2.0
 
@@ -39,8 +41,12 @@ class Scorer:
         loss: Loss,
         seed: int = 0,
         channels: Channels | None = None,
+        blocks: Sequence[Sequence[str]] = (),
     ):
-        """`channels` are those of the units to score; without them single weights are."""
+        """`channels` are those of the units to score; without them single weights are. `blocks` name the parameters of
+        each residual block that is to be scored too.
+        """
+        self._blocks = blocks
         self.terms = criteria.find(criterion)
         self.module, self.parameters, self.loss, self.seed = module, parameters, loss, seed
         self._contributions = channels and Contributions(channels, parameters)
@@ -82,15 +88,26 @@ class Scorer:
         together = "contribution" in term.reads
         if together and self._contributions is not None:
             yield OF_CHANNELS, term(contribution=self._contributions.sums())
+            if self._blocks:
+                yield OF_BLOCKS, term(contribution=self._contributions.of_sets(self._blocks))
             return
         for name, parameter in self.parameters.items():
             if parameter.grad is None:
                 continue
-            weight, gradient = array(parameter), array(parameter.grad)
+            weight, gradient = array(sharding.full(parameter)), array(sharding.full(parameter.grad))
             yield name, term(contribution=weight * gradient) if together else term(weight=weight, gradient=gradient)
 
+    def agree(self) -> None:
+        """Under torch.distributed: go on with the mean of what all ranks gathered while training."""
+        for number, (_, term) in enumerate(self.terms):
+            if _is_gathered(term):
+                self._means[number] = distributed.mean(self._means[number])
+
     def observe(self, batches: Sequence[tuple[Any, torch.Tensor]]) -> None:
-        """Take the means over `batches` of what needs a pass of its own: second derivatives and activations."""
+        """Take the means over `batches` of what needs a pass of its own: second derivatives and activations.
+
+        Under torch.distributed over the batches of all ranks.
+        """
         for number, (_, term) in enumerate(self.terms):
             if "activation" in term.reads:
                 self._means[number] = self._activations(term, batches)
@@ -111,7 +128,8 @@ class Scorer:
         with evaluation_mode(self.module), torch.no_grad(), layers.reading(self.module, see):
             for x, _ in batches:
                 layers.call(self.module, x)
-        return {name: total / count[name] for name, total in sums.items()}
+        counts = distributed.total({name: np.float64(number) for name, number in count.items()})
+        return {name: value / counts[name] for name, value in distributed.total(sums).items()}
 
     def _of_grams(self, term: criteria.Criterion, batches: Batches) -> dict[str, np.ndarray]:
         """Scores of the inputs of layers without groups, from what each gives to the outputs at all positions."""
@@ -127,10 +145,10 @@ class Scorer:
             for x, _ in batches:
                 layers.call(self.module, x)
         found = {}
-        for name, of_rows in squares.items():
+        for name, of_rows in distributed.total({name: value.cpu().numpy() for name, value in squares.items()}).items():
             weight = array(parts[name].weight).astype(np.float64)
             inputs, flat = weight.shape[1], weight.reshape(len(weight), -1)
-            blocks = (of_rows.cpu().numpy() * (flat.T @ flat)).reshape(inputs, flat.shape[1] // inputs, inputs, -1)
+            blocks = (of_rows * (flat.T @ flat)).reshape(inputs, flat.shape[1] // inputs, inputs, -1)
             found[name] = term(gram=blocks.sum(axis=(1, 3)))
         return found
 
@@ -154,7 +172,8 @@ class Scorer:
                     curvature = np.zeros(p.shape, np.float32) if hv is None else array(s * hv)
                     now = term(weight=array(p), gradient=array(g), curvature=curvature)
                     sums[name] = sums.get(name, 0.0) + now.astype(np.float64)
-        return {name: total / seen for name, total in sums.items()}
+        batches_of_all = distributed.total({"": np.float64(seen)})[""]
+        return {name: value / batches_of_all for name, value in distributed.total(sums).items()}
 
     def gathered(self) -> Saliency:
         """The means of what was gathered while training. Raises InputError where there are none."""
@@ -170,7 +189,7 @@ class Scorer:
         means: list[dict[str, np.ndarray]] = [{} for _ in self.terms]
         for name, array in saliency.arrays.items():
             number, _, where = name.partition("/")
-            known = where in self.parameters or (where == OF_CHANNELS and self._contributions is not None)
+            known = where in self.parameters or (where in (OF_CHANNELS, OF_BLOCKS) and self._contributions is not None)
             if saliency.criterion != self._name or not known or int(number) >= len(means):
                 raise InputError(
                     f"{saliency} belongs to another criterion or network than the pruner's '{self._name}'. Give one "
@@ -189,7 +208,7 @@ class Scorer:
         """[channels]: what decides within grids which members go together: by the first criterion that can tell."""
         for number, (_, term) in enumerate(self.terms):
             if term.scope != "units":
-                return self._of_channels(channels, number).total
+                return self.of_channels(channels, number).total
         return channels.weigh({name: np.abs(array(p)) for name, p in self.parameters.items()})
 
     def units(
@@ -222,12 +241,16 @@ class Scorer:
 
     def weights(self) -> dict[str, np.ndarray]:
         """{parameter: the score of each of its weights, at least 0}."""
-        term, means = self._gathered(0)
-        if not (criteria.WHILE_TRAINING | criteria.IN_A_PASS) & set(term.reads):
-            means = {name: term(weight=array(p)) for name, p in self.parameters.items()}
-        found = {name: np.maximum(value, 0) for name, value in means.items()}
+        found = self.of_weights(0)
         criteria.require_finite(found)
         return found
+
+    def of_weights(self, number: int) -> dict[str, np.ndarray]:
+        """{parameter: the score of each of its weights, at least 0} by one of the criteria, which has such."""
+        term, means = self._gathered(number)
+        if not (criteria.WHILE_TRAINING | criteria.IN_A_PASS) & set(term.reads):
+            means = {name: self._from_weight(term, name, p) for name, p in self.parameters.items()}
+        return {name: np.maximum(value, 0) for name, value in means.items() if value is not None}
 
     def _gathered(self, number: int) -> tuple[criteria.Criterion, dict[str, np.ndarray]]:
         term, means = self.terms[number][1], self._means[number]
@@ -238,7 +261,12 @@ class Scorer:
             )
         return term, means
 
-    def _of_channels(self, channels: Channels, number: int) -> ChannelScores:
+    def of_blocks(self, number: int) -> np.ndarray:
+        """[blocks]: the mean of what was gathered of each block by one of the criteria."""
+        return self._gathered(number)[1][OF_BLOCKS].astype(np.float64)
+
+    def of_channels(self, channels: Channels, number: int) -> ChannelScores:
+        """[channels]: the scores by one of the criteria."""
         scores = ChannelScores(channels)
         term, means = self._gathered(number)
         if OF_CHANNELS in means and self._contributions is not None:
@@ -286,7 +314,7 @@ class Scorer:
     def _of_units(self, channels: Channels, groups: Sequence, number: int, batches: Sequence) -> np.ndarray:
         term = self.terms[number][1]
         if term.scope != "units":
-            return self._of_channels(channels, number).of_units()
+            return self.of_channels(channels, number).of_units()
         weights = {name: array(p) for name, p in self.parameters.items()}
         evidence: dict[str, Any] = {
             "magnitude": channels.importance({name: np.abs(w) for name, w in weights.items()}),

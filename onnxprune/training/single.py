@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from onnxprune.prune.weights import SingleWeights
+from onnxprune.training import sharding
 from onnxprune.training.scoring import Loss, Scorer, array
 
 Masks = dict[str, torch.Tensor]
@@ -17,7 +18,7 @@ class WeightPruner:
     """Which single weights of `parameters` (matrices and kernels) stay, as `rule` says."""
 
     def __init__(
-        self, rule: SingleWeights, module: nn.Module, parameters: Mapping[str, nn.Parameter], loss: Loss, seed: int
+        self, rule: SingleWeights, module: nn.Module, parameters: dict[str, nn.Parameter], loss: Loss, seed: int
     ):
         self.rule, self.parameters = rule, parameters
         self.scorer = Scorer(rule.criterion, module, parameters, loss, seed)
@@ -36,10 +37,12 @@ class WeightPruner:
 
         A share and a pattern are at `progress`, a threshold is taken times `part`.
         """
-        if self.scorer.needs_data:
-            self.scorer.observe(look())
-        weights = {name: array(parameter) for name, parameter in self.parameters.items()}
-        scores, alive = self.scorer.weights(), {}
+        self.scorer.agree()
+        batches = look() if self.scorer.needs_data else []
+        with sharding.whole(self.scorer.module, self.parameters):
+            self.scorer.observe(batches)
+            weights = {name: array(parameter) for name, parameter in self.parameters.items()}
+            scores, alive = self.scorer.weights(), {}
         for name, score in scores.items():
             whole = np.ones(score.shape, bool)
             alive[name] = units[name].cpu().numpy() if name in units else whole
@@ -50,6 +53,12 @@ class WeightPruner:
             if not np.array_equal(mask, alive[name]):
                 self.masks[name] = torch.from_numpy(mask).to(self.parameters[name].device)
 
+    def take(self, masks: Mapping[str, np.ndarray]) -> None:
+        """Let go of the weights where `masks`, bool, are False, of the tensors that they name."""
+        for name, mask in masks.items():
+            if not mask.all():
+                self.masks[name] = torch.from_numpy(mask.copy()).to(sharding.local(self.parameters[name]).device)
+
     def with_units(self, units: Masks) -> Masks:
         """What stays of every parameter that loses a unit or a single weight."""
         held = dict(units)
@@ -57,11 +66,12 @@ class WeightPruner:
             held[name] = held[name] & mask if name in held else mask
         return held
 
+    @torch.no_grad()
     def clip(self) -> None:
-        """Hold weights between the rule's bounds. Call it without gradient tracking."""
+        """Hold weights between the rule's bounds."""
         if self.rule.clip is not None:
             for parameter in self.parameters.values():
-                parameter.clamp_(*self.rule.clip)
+                sharding.local(parameter).clamp_(*self.rule.clip)
 
     def snapshot(self) -> Masks:
         return {name: mask.clone() for name, mask in self.masks.items()}

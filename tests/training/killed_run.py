@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from onnxprune.training.batches import shuffled_batches, top1
-from onnxprune.training.finetune import TrainingSettings, train
+from onnxprune.training.finetune import train
 from onnxprune.training.pruner import Pruner
+from onnxprune.training.settings import TrainingSettings
 
 
 def main(checkpoint: str, result: str, seconds: str) -> None:

@@ -9,7 +9,8 @@ from torch import nn
 
 from onnxprune.errors import InputError, RecipeError
 from onnxprune.training.distill import Distillation, Watch, distillation_loss, similarity_loss
-from onnxprune.training.finetune import TrainingSettings, train
+from onnxprune.training.finetune import train
+from onnxprune.training.settings import TrainingSettings
 
 
 def softmax(logits):

@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).with_name("killed_run.py")
 
 
 def start(folder: Path, seconds: float) -> subprocess.Popen:
-    command = [sys.executable, str(SCRIPT), str(folder / "run.pt"), str(folder / "result.pt"), str(seconds)]
+    command = [sys.executable, str(SCRIPT), str(folder / "run.safetensors"), str(folder / "result.pt"), str(seconds)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 

@@ -68,7 +68,7 @@ def test_heads_the_dimensions_of_those_that_stay_neurons_and_single_weights_in_o
 
 def _left(pruner, module):
     """Counted in the masks."""
-    masks = pruner._masks
+    masks = pruner.masks.units
     left = sum(int(masks[n].sum()) if n in masks else p.numel() for n, p in module.named_parameters())
     return left / sum(p.numel() for p in module.parameters())
 

@@ -117,3 +117,83 @@ def test_penalties_that_are_not_there():
     plain = nn.Sequential(nn.Conv2d(2, 3, 1), nn.ReLU(), nn.Conv2d(3, 2, 1))
     with pytest.raises(RecipeError, match="no BatchNorm to penalise"):
         Pruner(plain, (X[:2],), budget={"macs": 0.7}, round_to=1, penalty=0.1, penalty_kind="batchnorm")
+
+
+def test_the_growing_penalty_by_hand():
+    module = network()
+    pruner = pruner_of(module, "growing", weight=0.25)
+    (marked,) = (u for u in range(3) if u == int(np.argmin(np.abs(by_channel(module)).sum(axis=1))))
+    half = 0.5 * np.square(by_channel(module)).sum(axis=1)[marked]
+    for _ in range(9):
+        pruner.step()
+        assert pruner.penalty() == 0
+    pruner.step()  # the tenth chooses what is about to go, and from then on its factor grows, up to 1
+    for factor in (0.25, 0.5, 0.75, 1.0, 1.0):
+        pruner.step()
+        assert pruner.penalty().item() == pytest.approx(factor * half, rel=1e-5)
+    pruner.penalty().backward()
+    kernel = module[0].weight
+    assert torch.allclose(kernel.grad[marked], kernel[marked])
+    others = [channel for channel in range(3) if channel != marked]
+    assert not kernel.grad[others].any() and not module[3].weight.grad[:, others].any()
+    pruner.prune(1.0)
+    assert not kernel[marked].any() and pruner.penalty() == 0
+
+
+def test_what_isnt_about_to_go_any_more_starts_again_and_state_is_kept():
+    module = network()
+    pruner = pruner_of(module, "growing", weight=0.25)
+    pruner.prune(0.0)  # nothing goes yet, and what is about to is chosen
+    pruner.step()
+    snapshot, first = pruner.snapshot(), pruner.penalty().item()
+    assert first > 0
+    with torch.no_grad():
+        for p, rows in ((module[0].weight, 0), (module[3].weight, 1)):
+            p.copy_(p.roll(1, rows))
+        for vector in (module[0].bias, module[1].weight, module[1].bias):
+            vector.copy_(vector.roll(1))
+    pruner.prune(0.0)
+    assert pruner.penalty() == 0  # another one, from 0
+    pruner.step()
+    assert pruner.penalty().item() == pytest.approx(first, rel=1e-5)
+    pruner.step()
+    pruner.restore(snapshot)
+    assert pruner.snapshot()["penalty"]["factors"].max() == 0.25
+    again = pruner_of(network(), "growing", weight=0.25)
+    again.load_state_dict(pruner.state_dict())
+    again.step()
+    assert again.snapshot()["penalty"]["factors"].max() == 0.5
+
+
+def test_what_is_about_to_go_is_small_when_it_goes():
+    """Alone with the penalty its weights decay, faster and faster, and others' don't."""
+    module = network()
+    pruner = pruner_of(module, "growing", weight=0.02)
+    optimizer = torch.optim.SGD(module.parameters(), 0.1)
+    before = np.linalg.norm(by_channel(module), axis=1)
+    pruner.prune(0.0)
+    for _ in range(80):
+        optimizer.zero_grad()
+        (pruner.penalty() + 0 * module(X).sum()).backward()
+        optimizer.step()
+        pruner.step(optimizer)
+    after = np.linalg.norm(by_channel(module), axis=1)
+    small = after < 0.02 * before
+    assert small.sum() == 1 and after[~small] == pytest.approx(before[~small])
+    pruner.prune(1.0)
+    assert not by_channel(module)[small].any()
+
+
+def test_the_growing_penalty_needs_a_budget():
+    from onnxprune.prune.weights import SingleWeights
+
+    with pytest.raises(RecipeError, match="budget names none"):
+        Pruner(
+            network(),
+            (X[:2],),
+            budget={},
+            weights=SingleWeights(share=0.5),
+            penalty=1e-4,
+            penalty_kind="growing",
+            channels=CHANNELS,
+        )

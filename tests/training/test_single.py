@@ -82,7 +82,7 @@ def test_two_of_four_among_the_inputs_that_units_leave():
     assert module[0].weight.all(1).any()
     pruner.prune(1.0)
     for number in (0, 2, 4):
-        units = pruner._masks[f"{number}.weight"]
+        units = pruner.masks.units[f"{number}.weight"]
         left = module[number].weight[units.any(1)][:, units.any(0)]
         for start in range(0, left.shape[1] // 4 * 4, 4):
             assert ((left[:, start : start + 4] != 0).sum(1) <= 2).all()
