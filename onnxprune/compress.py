@@ -2,8 +2,8 @@
 
 What a stage finished lies in the run folder, and a resumed run skips it:
 
-    dense training   prune, fine-tune   export, remove, prove   measure           package    report
-    stages/dense.pt  stages/prune.pt    pruned.onnx             validation.json   package/   report.html
+    dense training             prune, fine-tune           export, remove, prove   measure          package   report
+    stages/dense.safetensors   stages/prune.safetensors   pruned.onnx             validation.json  package/  report.html
 """
 
 import contextlib
@@ -23,7 +23,8 @@ from onnxprune.deploy.report import write_report
 from onnxprune.errors import RefusedError
 from onnxprune.graph.model import load
 from onnxprune.progress import Progress, as_one
-from onnxprune.prune.plan import fits
+from onnxprune.prune.groups import fits
+from onnxprune.prune.joint import JOINT
 from onnxprune.recipe import UNIT_KINDS, Recipe
 from onnxprune.runfolder import RunFolder, open_run
 from onnxprune.runtime.data import resolve
@@ -145,7 +146,9 @@ def _package(task: TaskData, run: RunFolder, validation: Validation) -> None:
 def _budget_gates(recipe: Recipe, run: RunFolder, validation: Validation) -> Iterator[Gate]:
     """Was the network pruned as far as was asked? The guard may have stopped before."""
     for name, limit in recipe.limits.items():
-        if name == "bytes":  # of the weights, as the pruner counts: the graph around them doesn't shrink with them
+        if recipe.single_weights and recipe.single_weights.joint is not None:  # zeros that stay cost a part
+            before, after = 1.0, json.loads(run.history.read_text("utf-8"))["result"][JOINT]
+        elif name == "bytes":  # of the weights, as the pruner counts: the graph around them doesn't shrink with them
             before, after = _weight_bytes(run.dense), _weight_bytes(run.pruned)
         elif name in UNIT_KINDS:
             widths = [w for w in json.loads(run.history.read_text("utf-8"))["widths"] if w["kind"] == name]
@@ -176,13 +179,20 @@ def _weight_bytes(path: Path) -> int:
 
 def _tolerance_gate(recipe: Recipe, run: RunFolder) -> Gate:
     """Does the network that was chosen keep what the dense one reached on the validation data?"""
-    result = json.loads(run.history.read_text("utf-8"))["result"]
+    history = json.loads(run.history.read_text("utf-8"))
+    result, quantized = history["result"], history.get("quantized")
+    note = "" if result["within_tolerance"] else "train longer, ask for less, or allow more: tolerance in the recipe"
+    if quantized is not None:
+        rounded = (
+            f"{quantized['before']:.4f} before quantisation, {quantized['calibrated']:.4f} without training for it"
+        )
+        note = "; ".join(filter(None, (rounded, note)))
     return Gate(
         f"{recipe.metric} on the validation data",
         f"no worse by more than {result['tolerance']:g}",
         f"{result['metric']:.4f} after {result['baseline']:.4f}",
         "passed" if result["within_tolerance"] else "failed",
-        "" if result["within_tolerance"] else "train longer, ask for less, or allow more: tolerance in the recipe",
+        note,
     )
 
 

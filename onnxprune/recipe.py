@@ -24,14 +24,15 @@ CRITERIA = (
     *("lasso", "magnitude", "magnitude_l2", "neuron", "normalized", "obd", "omp", "parameter", "random"),
     *("random_magnitude", "sensitivity", "structure", "taylor"),
 )
-UNIT_KINDS = ("conv group", "key-value group", "head", "head dimension", "channel", "neuron", "embedding")
+UNIT_KINDS = ("conv group", "key-value group", "head", "head dimension", "channel", "neuron", "embedding", "block")
 WEIGHT_CRITERIA = (
     *("fisher", "gradient", "hessian", "lamp", "magnitude", "magnitude_l2", "normalized", "obd", "sensitivity"),
     "taylor",
 )
 SCHEDULES = ("adaptive", "cubic", "exponential", "fixed", "hierarchical", "linear", "one-shot", "threshold")
 ADJUSTMENTS = ("none", "rescale", "norm", "bias", "batchnorm", "least_squares")
-PENALTIES = ("l1", "group", "batchnorm")
+PENALTIES = ("l1", "group", "batchnorm", "growing")
+OPTIMIZERS = ("adamw", "adam", "sgd", "rmsprop")
 RANKINGS = ("global", "layer", "isomorphic")
 #: Built-in recipes are YAML files beside this module, read like anybody's.
 BUILT_IN_FOLDER = Path(__file__).parent / "recipes"
@@ -139,7 +140,7 @@ class Training(_Section):
     epochs: Positive
     batch: Positive = 64
     learning_rate: Rate = 3e-3
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal[OPTIMIZERS] = "adamw"
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
     warmup: Fraction = 0.2
     hold: Fraction = 0.0
@@ -170,10 +171,14 @@ class Adaptive(_Section):
 
 
 class Hierarchical(Adaptive):
-    """The same layer by layer, from the output down; `left` is the part of its units that each may end with."""
+    """The same layer by layer, from the output down; `left` is the part of its units that each may end with.
+
+    `blocks` is the part of whole residual blocks that may be left; they are taken before any layer.
+    """
 
     first: Annotated[float, Field(gt=0, le=1)] = 0.5
     left: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    blocks: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
 class Threshold(_Section):
@@ -206,15 +211,38 @@ class Weights(_Section):
     pattern: Annotated[str, Field(pattern=r"^\d+(:|x)\d+$")] | None = None
     threshold: WeightThreshold | None = None
     clip: tuple[float, float] | None = None
+    joint: Annotated[float, Field(ge=0, le=1)] | None = None
     criterion: Literal[WEIGHT_CRITERIA] = "magnitude"
     only: tuple[str, ...] = ()
 
 
 class Penalty(_Section):
-    """What drives weights to zero while the network is pruned: `weight` times the penalty is added to the loss."""
+    """What drives weights to zero while the network is pruned: `weight` times the penalty is added to the loss.
+
+    A `proximal` one is taken in steps of its own after each of the optimizer's, which reach exact zeros.
+    """
 
     kind: Literal[PENALTIES] = "l1"
     weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    proximal: bool = False
+
+    @model_validator(mode="after")
+    def _growing_reaches_no_zeros(self) -> "Penalty":
+        if self.proximal and self.kind == "growing":
+            raise ValueError("proximal goes with l1, group and batchnorm")
+        return self
+
+
+class Constraints(_Section):
+    """What each layer is held to in every step: a sum of |w|, and live units; up to 1 fractions, above figures."""
+
+    l1: Rate | None = None
+    units: Rate | None = None
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """{constraint: limit} of what was given."""
+        return {name: value for name, value in (("l1", self.l1), ("units", self.units)) if value is not None}
 
 
 class Parameters(_Section):
@@ -234,6 +262,7 @@ class Prune(_Section):
     key_value_groups: Fraction | None = None
     conv_groups: Fraction | None = None
     embeddings: Fraction | None = None
+    blocks: Fraction | None = None
     connections: Annotated[float, Field(gt=0, lt=1)] | None = None
     parameters: Parameters | None = None
 
@@ -291,6 +320,24 @@ class Finetuning(Training):
     distillation: Distillation | None = Distillation()
 
 
+class Quantizing(Training):
+    """The last stage: training in which weights and activations are rounded as the int8 graph rounds them."""
+
+    epochs: Positive = 5
+    learning_rate: Rate = 3e-4
+    warmup: Fraction = 0.1
+    bits: Annotated[int, Field(ge=2, le=8, strict=True)] = 8
+    per_channel: bool = True
+    reduce_range: bool = True
+    distillation: Distillation | None = Distillation()
+
+    @model_validator(mode="after")
+    def _something_is_left_of_the_range(self) -> "Quantizing":
+        if self.bits - self.reduce_range < 2:
+            raise ValueError("bits must be 3 at least with reduce_range, which takes one")
+        return self
+
+
 class Gates(_Section):
     """What the result must reach: an accuracy drop the data can rule out, and a speed-up on each provider named."""
 
@@ -322,9 +369,12 @@ class Recipe(_Section):
     criterion: Annotated[str, BeforeValidator(_check_criterion)] = "taylor"
     ranking: Literal[RANKINGS] = "global"
     retention: Fraction | None = None
+    soft: bool = False
     penalty: Penalty = Penalty()
+    constraints: Constraints = Constraints()
     adjust: Literal[ADJUSTMENTS] = "none"
     calibration: Positive = 256
+    sensitivity: Count = 128
     schedule: Literal[SCHEDULES] = "cubic"
     adaptive: Adaptive = Adaptive()
     hierarchical: Hierarchical = Hierarchical()
@@ -339,6 +389,7 @@ class Recipe(_Section):
 
     dense: Training | None = Training(epochs=20)
     finetune: Finetuning = Finetuning()
+    quantize: Quantizing | None = None
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     providers: Annotated[tuple[str, ...], BeforeValidator(_check_providers)] = ("auto",)
@@ -377,15 +428,22 @@ class Recipe(_Section):
 
     @model_validator(mode="after")
     def _smoothing_has_its_loss(self) -> "Recipe":
-        smoothing = self.finetune.label_smoothing or (self.dense and self.dense.label_smoothing)
+        sections = (self.dense, self.finetune, self.quantize)
+        smoothing = any(section is not None and section.label_smoothing for section in sections)
         if smoothing and self.loss != "cross_entropy":
             raise ValueError("label_smoothing goes with the loss cross_entropy only")
         return self
 
     @model_validator(mode="after")
     def _one_shot_takes_one_step(self) -> "Recipe":
-        if self.schedule == "one-shot" and "steps" in self.model_fields_set and self.steps != 1:
-            raise ValueError("steps must be 1 with the schedule one-shot")
+        if self.schedule == "one-shot" and "steps" in self.model_fields_set and self.steps != 1 and not self.soft:
+            raise ValueError("steps must be 1 with the schedule one-shot, unless masks are soft")
+        return self
+
+    @model_validator(mode="after")
+    def _soft_masks_leave_readers_alone(self) -> "Recipe":
+        if self.soft and self.adjust not in ("none", "batchnorm"):
+            raise ValueError("adjust must be none or batchnorm with soft masks: units may come back")
         return self
 
     @model_validator(mode="after")
@@ -399,7 +457,8 @@ class Recipe(_Section):
         """{cost, kind of unit or pattern over layers: what may be left}, of budget, prune and templates together."""
         widths = {p: t.width for t in self.templates.values() if t.width is not None for p in t.match}
         if self.schedule == "hierarchical":
-            return {"*": self.hierarchical.left}
+            blocks = self.hierarchical.blocks
+            return {"*": self.hierarchical.left, **({} if blocks is None else {"block": blocks})}
         return {**(self.budget.limits if self.budget else {}), **(self.prune.units if self.prune else {}), **widths}
 
     @property

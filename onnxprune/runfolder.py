@@ -63,7 +63,7 @@ class RunFolder:
 
     def checkpoint(self, stage: str) -> Path:
         """The training state of a stage, replaced after each epoch."""
-        return self.stages / f"{stage}.pt"
+        return self.stages / f"{stage}.safetensors"
 
     def read_history(self) -> str | None:
         """The text of history.json, None where there is none."""

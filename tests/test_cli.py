@@ -222,6 +222,8 @@ def test_a_bad_recipe_ends_in_one_sentence_before_anything_is_trained(
 
 
 def test_a_dry_run_says_what_would_happen_and_writes_nothing(run, tiny_project, tmp_path):
+    with (tiny_project / "recipe.yaml").open("a") as recipe:
+        recipe.write("quantize: {epochs: 1}\n")
     before = sorted(tiny_project.rglob("*"))
     answer = run("compress", tiny_project / "recipe.yaml", "--dry-run")
     assert answer.code == 0
@@ -229,6 +231,7 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(run, tiny_project, 
     assert "pruning and fine-tuning" in answer.out and "nothing was written" in answer.out
     told = json.loads(run("compress", tiny_project / "recipe.yaml", "--dry-run", "--json").out)
     assert told["samples"] == {"train": 256, "validation": 64, "test": 128}
+    assert list(told["seconds"]) == ["dense training", "pruning and fine-tuning", "training in int8", "measuring"]
     assert 0 < told["left"]["macs"] < 1 and all(seconds > 0 for seconds in told["seconds"].values())
     assert [path for path in sorted(tiny_project.rglob("*")) if "__pycache__" not in str(path)] == before
     assert_one_sentence(run("compress", tiny_project / "recipe.yaml"), 2, "-o RUN")
@@ -467,7 +470,7 @@ def test_ctrl_c_keeps_what_was_finished(run, tiny_project, tmp_path):
     process = start("compress", tiny_project / "recipe.yaml", "-o", folder, env=slow, **listens)
     try:
         for _ in range(1200):
-            if (folder / "stages" / "dense.pt").exists() or process.poll() is not None:
+            if (folder / "stages" / "dense.safetensors").exists() or process.poll() is not None:
                 break
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
@@ -476,7 +479,7 @@ def test_ctrl_c_keeps_what_was_finished(run, tiny_project, tmp_path):
         process.kill()
     assert_one_sentence(Answer(process.returncode, out, err), 130, "interrupted")
     assert "--resume" in err
-    assert sorted(path.name for path in folder.rglob("*")) == ["dense.pt", "recipe.yaml", "stages"]
+    assert sorted(path.name for path in folder.rglob("*")) == ["dense.safetensors", "recipe.yaml", "stages"]
     assert_one_sentence(run("compress", tiny_project / "recipe.yaml", "-o", folder), 2, "--resume")
 
 

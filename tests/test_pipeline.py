@@ -43,6 +43,10 @@ def test_a_run_leaves_what_it_promises(finished):
     assert {epoch["phase"] for epoch in history["epochs"]} == {"dense", "prune", "finetune"}
     assert {width["before"] for width in history["widths"]} == {16}
     assert any(width["after"] < 16 for width in history["widths"])
+    for width, entry in zip(history["widths"], history["units"], strict=False):
+        assert (entry["group"], entry["count"]) == (width["group"], width["before"])
+        assert sum(map(len, entry["kept"].values())) == width["after"]
+        assert [step["step"] for step in entry["steps"]] == [step["step"] for step in history["steps"]]
     assert "<html" in (run / "report.html").read_text()
     assert pipeline.verify(run / "package").passed
     assert (run / "package" / "model.onnx").read_bytes() == (run / "pruned.onnx").read_bytes()
@@ -101,7 +105,7 @@ def test_a_run_goes_on_where_it_was_interrupted(finished, tmp_path, lost):
     pipeline.compress(finished / "recipe.yaml", run, resume=True)
     after = times(run)
     assert {path.name for path in run.iterdir()} == FILES
-    kept = set(before) - {"history.json", "stages/dense.pt", "stages/prune.pt"}
+    kept = set(before) - {"history.json", "stages/dense.safetensors", "stages/prune.safetensors"}
     assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
     assert (run / "pruned.onnx").read_bytes() == (finished / "run" / "pruned.onnx").read_bytes()
 
@@ -327,3 +331,82 @@ def test_a_comparison_is_asked_for_as_the_user_said(finished, monkeypatch, verb)
     assert wanted | {"provider": "cuda", "batch": 3} == {
         k: asked.value.args[0][k] for k in [*wanted, "provider", "batch"]
     }
+
+
+BARE = """
+import torch
+from tiny_net import task
+from torch import nn
+
+
+class Bare(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Parameter(torch.randn(64, 32)), nn.Parameter(torch.randn(32, 4))
+
+    def forward(self, x):
+        return torch.relu(x.flatten(1) @ self.first) @ self.last
+"""
+
+
+def test_that_nothing_can_be_quantised_is_known_before_training(tiny_project, tmp_path):
+    (tiny_project / "bare.py").write_text(BARE)
+    lines = (tiny_project / "recipe.yaml").read_text().replace("tiny_net:build", "bare:Bare") + "quantize: {}\n"
+    (tiny_project / "recipe.yaml").write_text(lines)
+    with pytest.raises(RecipeError, match="no convolution or linear layer to quantise"):
+        pipeline.compress(tiny_project / "recipe.yaml", tmp_path / "run")
+    assert not list((tmp_path / "run").glob("stages/*"))
+
+
+def test_pruning_distillation_and_training_in_int8_in_one_run(tmp_path):
+    """On scikit-learn's digits; the int8 file is what is measured, packaged and proved."""
+    recipe = {
+        "module": "onnxprune_models.quick_digits:build",
+        "data": "onnxprune_models.quick_digits:task",
+        "budget": {"macs": 0.4},
+        "steps": 2,
+        "guard": 0.5,
+        "tolerance": 0.1,
+        "dense": {"epochs": 2},
+        "finetune": {"epochs": 3, "distillation": {"features": ["down"], "weight": 0.5}},
+        "quantize": {"epochs": 2, "distillation": {"temperature": 4.0}},
+        "measure": {"seconds": 0.2},
+        "gates": {"max_drop": 0.2},
+        "providers": ["cpu"],
+    }
+    run = pipeline.compress(recipe, tmp_path / "run")
+    assert run.exit_code == 0, run.validation
+    history = json.loads((run.path / "history.json").read_text())
+    assert [epoch["phase"] for epoch in history["epochs"]][-2:] == ["quantize"] * 2
+    assert [epoch["epoch"] for epoch in history["epochs"]] == list(range(7))
+    told, result = history["quantized"], history["result"]
+    assert result["metric"] == told["after"] >= told["calibrated"] > 0.8
+    (gate,) = (g for g in run.validation.gates if g.name == "top1 on the validation data")
+    assert f"{told['before']:.4f} before quantisation" in gate.reason
+    model = onnx.load(run.path / "pruned.onnx")
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds.count("QuantizeLinear") >= 5
+    assert {tensor.data_type for tensor in model.graph.initializer} >= {onnx.TensorProto.INT8, onnx.TensorProto.INT32}
+    assert (run.path / "pruned.onnx").stat().st_size < 0.25 * (run.path / "dense.onnx").stat().st_size
+    assert run.validation.candidate.macs <= 0.4 * run.validation.reference.macs
+    # As accurate as was claimed, by a session of our own.
+    from onnxprune_models import quick_digits
+
+    images, labels = quick_digits.task().test
+    outputs = run_session(open_session(run.path / "package" / "model.onnx"), {"image": images})["logits"]
+    (row,) = run.validation.accuracy
+    assert (outputs.argmax(1) == labels).mean() == pytest.approx(row.candidate, abs=1e-9)
+    # Goes on where it was interrupted, in the last stage.
+    again = tmp_path / "again"
+    shutil.copytree(run.path, again)
+    for name in (
+        "report.html",
+        "validation.json",
+        "pruned.onnx",
+        "stages/equivalence.json",
+        "stages/quantize.safetensors",
+    ):
+        (again / name).unlink()
+    shutil.rmtree(again / "package")
+    pipeline.compress(recipe, again, resume=True)
+    assert (again / "pruned.onnx").read_bytes() == (run.path / "pruned.onnx").read_bytes()

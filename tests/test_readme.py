@@ -38,7 +38,7 @@ def test_the_snippets_run(tiny_project, tmp_path, monkeypatch):
 
     from onnxprune.training.batches import shuffled_batches
 
-    on_a_file, in_ci, in_a_loop, at_sites = PYTHON
+    on_a_file, in_ci, in_a_loop, attached, at_sites = PYTHON
     torch.manual_seed(0)
     module, data = tiny_net.build(), tiny_net.task()
     names = {
@@ -53,6 +53,11 @@ def test_the_snippets_run(tiny_project, tmp_path, monkeypatch):
     assert names["result"].equivalence.passed
     assert names["pruner"].cost["macs"] <= 0.2
 
+    from lightning_fabric import Fabric
+
+    steps_of = {**names, "onnxprune": onnxprune, "fabric": Fabric(accelerator="cpu", devices=1)}
+    exec(attached, steps_of)
+    assert steps_of["pruner"].cost["macs"] == 1.0
     exec(at_sites, {**names, "onnxprune": onnxprune, "files": ["site-1.safetensors"]})
 
     Path("pruned.onnx").rename("net.onnx")

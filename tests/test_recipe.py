@@ -47,6 +47,7 @@ WRONG = {
     "half an epoch": ({"dense": {"epochs": 1.5}}, "'dense.epochs' is 1.5"),
     "dense training without epochs": ({"dense": {"batch": 8}}, "'dense.epochs' is missing"),
     "many steps of a one-shot schedule": ({"schedule": "one-shot", "steps": 3}, "steps must be 1"),
+    "soft masks and repairs": ({"soft": True, "adjust": "bias"}, "adjust must be none or batchnorm with soft masks"),
     "an end before the start": ({"finetune": {"prune_start": 0.6, "prune_end": 0.2}}, "must not be below"),
     "an object without its module": ({"module": "build"}, "write it as package.module:object"),
     "an object with a path": ({"module": "nets/net.py:build"}, "write it as package.module:object"),
@@ -188,12 +189,12 @@ FULL = {
 
 
 def test_a_recipe_can_name_everything_that_is_there():
-    from onnxprune.graph.units import KINDS
+    from onnxprune.graph.units import BLOCK, KINDS
     from onnxprune.prune import criteria, ranking, schedule
-    from onnxprune.training import adjusting, regularize
+    from onnxprune.training import adjusting, finetune, regularize
 
     assert sorted(recipes.CRITERIA) == sorted(criteria.CRITERIA)
-    assert recipes.UNIT_KINDS == KINDS
+    assert (*KINDS, BLOCK) == recipes.UNIT_KINDS
     assert recipes.load({**LEAST, "budget": {"units": {"head": 0.5}}}).budget.limits == {"head": 0.5}
     assert sorted(recipes.SCHEDULES) == sorted([*schedule.SCHEDULES, *schedule.OTHERS])
     of_weights = [name for name, c in criteria.CRITERIA.items() if c.scope == "weights" and "scale" not in c.reads]
@@ -202,6 +203,7 @@ def test_a_recipe_can_name_everything_that_is_there():
     assert recipes.RANKINGS == ranking.RANKINGS
     assert recipes.PENALTIES == regularize.PENALTIES
     assert recipes.ADJUSTMENTS == adjusting.ADJUSTMENTS
+    assert tuple(finetune.OPTIMIZERS) == recipes.OPTIMIZERS
     for name in (*recipes.CRITERIA, "0.5*taylor + 1e-3*apoz", "lamp+fpgm", "my.code:criterion"):
         assert recipes.load({**LEAST, "criterion": name}).criterion == name
     for name, control in schedule.CONTROLS.items():
@@ -257,3 +259,7 @@ def test_a_recipe_is_read_only():
 def test_a_path_and_its_text_are_the_same(tmp_path: Path):
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(LEAST))
     assert recipes.load(str(tmp_path / "r.yaml")) == recipes.load(tmp_path / "r.yaml") == recipes.load(LEAST)
+
+
+def test_soft_masks_choose_anew_in_each_step_of_a_one_shot_schedule():
+    assert recipes.load({**LEAST, "schedule": "one-shot", "steps": 3, "soft": True}).steps == 3

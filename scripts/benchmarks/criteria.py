@@ -1,4 +1,4 @@
-"""Every criterion, ranking, schedule and adjustment on one network and task: docs/benchmarks/criteria.md.
+"""Every criterion, ranking, schedule, adjustment and way to zeros on one network: docs/benchmarks/criteria.md.
 
     python scripts/benchmarks/criteria.py [--network digits] [-o FOLDER] [--seeds 0 1 2] [--only NAME ...] [--table]
 
@@ -38,8 +38,9 @@ from onnxprune.training.adjusting import ADJUSTMENTS
 from onnxprune.training.batches import in_order, shuffled_batches, top1
 from onnxprune.training.checkpoint import seed_everything
 from onnxprune.training.export import deployed
-from onnxprune.training.finetune import TrainingSettings, train
+from onnxprune.training.finetune import train
 from onnxprune.training.pruner import Pruner
+from onnxprune.training.settings import TrainingSettings
 from onnxprune_models.task import Task
 
 DOCUMENTS = Path(__file__).parents[2] / "docs" / "benchmarks"
@@ -59,6 +60,13 @@ def methods() -> dict[str, tuple[str, dict[str, Any]]]:
             found[f"schedule {name}"] = ("schedule", {"schedule": name})
     for name in ADJUSTMENTS[1:]:
         found[f"adjust {name}"] = ("adjustment", {"adjust": name})
+    for kind, weight in (("l1", 1e-5), ("group", 1e-4), ("batchnorm", 1e-3), ("growing", 1e-3)):
+        found[f"penalty {kind}"] = ("sparsity", {"penalty": weight, "penalty_kind": kind})
+    for kind, weight in (("l1", 0.1), ("group", 0.03)):
+        found[f"proximal {kind}"] = ("sparsity", {"penalty": weight, "penalty_kind": kind, "proximal": True})
+    for name, limit in (("l1", 0.5), ("units", 0.5)):
+        found[f"constraint {name}"] = ("sparsity", {"constraints": {name: limit}})
+    found["soft masks"] = ("sparsity", {"soft": True})
     # Put together after the others were seen.
     mended = {"adjust": "least_squares"}
     found["fisher, least_squares"] = ("together", {"criterion": "fisher", **mended})
@@ -126,7 +134,9 @@ class Bench:
         images, labels = self.data.test
         with torch.no_grad():
             answers = module(torch.from_numpy(images)).argmax(1).numpy()
-        widths, cost = self.size(module, pruner)
+        # Zeros that aren't whole channels stay in the file.
+        by_kernels = isinstance(module, DigitsNet) and section != "sparsity"
+        widths, cost = self.size(module, pruner, by_kernels)
         found = {
             "name": name,
             "section": section,
@@ -140,15 +150,15 @@ class Bench:
         }
         self.result(name).write_text(json.dumps(found) + "\n")
 
-    def size(self, module: nn.Module, pruner: Pruner | None) -> tuple[str, dict[str, int]]:
+    def size(self, module: nn.Module, pruner: Pruner | None, by_kernels: bool) -> tuple[str, dict[str, int]]:
         """(the outputs that are left of each layer, multiply-adds and parameters); leaves a file of each choice."""
-        if isinstance(module, DigitsNet):
+        if by_kernels:
             widths, cost = size_of(module)
             if self.seed != LATENCY_SEED or (self.folder / f"net-{widths}.onnx").exists():
                 return widths, cost
         model = deployed(module, self.example, **self.names) if pruner is None else pruner.export().model
         counted = count(model)
-        if isinstance(module, DigitsNet):
+        if by_kernels:
             assert counted.macs == cost["macs"], f"{counted} isn't {cost}"
         else:
             widths, cost = outputs_of(model), {"macs": counted.macs, "params": counted.params}

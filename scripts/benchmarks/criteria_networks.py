@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from onnxprune.training.finetune import TrainingSettings
+from onnxprune.training.settings import TrainingSettings
 from onnxprune_models import digits_resnet, keyword_spotting, language_id
 from onnxprune_models.task import Split, Task
 

@@ -23,6 +23,8 @@ CHOSEN = (
 NOTES = {
     "adjustment": "BatchNorm's running statistics take no part in training, so that after some epochs a network whose "
     "statistics were taken anew at the cut is the one that it would have been without.",
+    "sparsity": "The optimizer is AdamW, which divides a penalty's gradient by its size like any other; proximal steps "
+    "and projections come after it. Weights are those in `methods()`; the constraints hold half of each layer.",
 }
 SECTIONS = {
     "dense": "The dense network",
@@ -30,6 +32,7 @@ SECTIONS = {
     "ranking": "Rankings, under Taylor and the cubic schedule",
     "schedule": "Schedules, under Taylor",
     "adjustment": "Adjustments after each cut, under Taylor and the cubic schedule",
+    "sparsity": "Zeros while training: penalties, proximal steps, constraints, soft masks; under Taylor",
     "together": "What did well, together: chosen after the tables above were seen",
     "less": "The default at the multiply-adds that the bar below ends with",
     "bar": "The bar: Torch-Pruning 1.6, under the cubic schedule",
@@ -38,7 +41,7 @@ COLUMNS = ("method", "seeds", "accuracy", "each", f"against {FLOOR}", "MACs", "p
 POINTS = 100
 INTRODUCTION = (
     "Printed by `python scripts/benchmarks/criteria.py{option}`: {in_words}. It is pruned to at most {macs:.0%} of the "
-    "multiply-adds of its weights within {epochs} epochs, in {steps} steps, without distillation; widths are multiples "
+    "multiply-adds within {epochs} epochs, in {steps} steps, without distillation; widths are multiples "
     "of {grain}. Accuracy is on the {samples:,} test samples, the mean over the seeds; `against {floor}` is the "
     "difference to it in points and its 95% interval, the samples drawn anew (every seed's network answers each of "
     "them). Where the whole interval lies below 0 the method **loses to {floor}**; where only the difference does it "

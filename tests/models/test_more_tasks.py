@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from onnxprune.prune.cost import count
+from onnxprune.training import explaining
 from onnxprune.training.pruner import Pruner
 from onnxprune_models import cifar_classic, digits_resnet, keyword_spotting, language_id
 from onnxprune_models.task import Split, Task
@@ -123,7 +125,38 @@ def test_every_width_of_the_encoder_can_go_exactly():
     pruner.prune(1.0)
     assert {(w["kind"], w["before"]) for w in pruner.widths()} >= {("head", 4), ("neuron", 24), ("neuron", 16)}
     assert all(pruner.cost[kind] <= rate + 1e-9 for kind, rate in rates.items())
-    assert pruner.export().equivalence.passed
+    result = pruner.export()
+    assert result.equivalence.passed
+    # The products of attention, which have no weight, count as in any report.
+    assert pruner.cost["macs"] == pytest.approx(count(result.model).macs / count(pruner.channels.model).macs)
+
+
+WIDTHS = {"head": 0.5, "neuron": 0.5}
+MINIATURES = {
+    "languages": (lambda: language_id.LanguageId(width=16, heads=2, hidden=24, depth=1),
+                  torch.randint(0, 256, (8, language_id.BYTES)), WIDTHS),
+    "keywords": (keyword_spotting.build,
+                 torch.randn(8, 1, keyword_spotting.BANDS, keyword_spotting.MOMENTS), {"channel": 0.5}),
+    "cifar-classic": (cifar_classic.build, torch.randn(8, 3, 32, 32), {"channel": 0.5}),
+    "digits": (digits_resnet.build, torch.randn(8, 1, 28, 28), {"channel": 0.5}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("build", "x", "budget"), MINIATURES.values(), ids=MINIATURES)
+def test_what_the_report_draws_can_be_told_of_every_network(build, x, budget):
+    """Importances and sensitivity, of embeddings and of layers over time too."""
+    torch.manual_seed(0)
+    module = build().eval()
+    pruner = Pruner(module, (x[:2],), budget=budget, criterion="magnitude", round_to=1)
+    parts = (module, pruner.masks.parameters, pruner.channels, pruner.groups)
+    told = explaining.importance(*parts)
+    curves = explaining.sensitivity(*parts, [(x, torch.arange(8) % 10)], nn.functional.cross_entropy)
+    widths = {name: len(p) for name, p in module.named_parameters()}
+    assert len(told["connections"]) > 0 and len(told["neurons"]) > 1
+    assert {entry["group"] for entry in told["parameters"]} == {curve["group"] for curve in curves}
+    for entry in told["neurons"]:
+        assert np.isfinite(entry["values"]).all() and len(entry["values"]) in (widths[entry["layer"]], 16)
+    assert all(np.isfinite(curve["losses"]).all() for curve in curves)
 
 
 # ---- keywords --------------------------------------------------------------------------------------------------------
