@@ -367,6 +367,7 @@ def test_pruning_distillation_and_training_in_int8_in_one_run(tmp_path):
         "steps": 2,
         "guard": 0.5,
         "tolerance": 0.1,
+        "noise": 0.01,
         "dense": {"epochs": 2},
         "finetune": {"epochs": 3, "distillation": {"features": ["down"], "weight": 0.5}},
         "quantize": {"epochs": 2, "distillation": {"temperature": 4.0}},
@@ -380,7 +381,8 @@ def test_pruning_distillation_and_training_in_int8_in_one_run(tmp_path):
     assert [epoch["phase"] for epoch in history["epochs"]][-2:] == ["quantize"] * 2
     assert [epoch["epoch"] for epoch in history["epochs"]] == list(range(7))
     told, result = history["quantized"], history["result"]
-    assert result["metric"] == told["after"] >= told["calibrated"] > 0.8
+    assert result["metric"] == told["after"] >= told["calibrated"] - recipe["noise"] - 1e-9, "the later of two alike"
+    assert told["calibrated"] > 0.8
     (gate,) = (g for g in run.validation.gates if g.name == "top1 on the validation data")
     assert f"{told['before']:.4f} before quantisation" in gate.reason
     model = onnx.load(run.path / "pruned.onnx")
