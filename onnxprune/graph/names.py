@@ -17,7 +17,11 @@ def value_names(graph: ir.Graph) -> set[str]:
     """The names of all values of a graph, those in subgraphs too."""
     names = {value.name or "" for value in [*graph.inputs, *graph.initializers.values()]}
     for node in ir.traversal.RecursiveGraphIterator(graph):
-        names.update([value.name or "" for value in (*node.outputs, *node.inputs) if value is not None])
+        names.update([value.name or "" for value in node.outputs])
+        for attribute in node.attributes.data.values():
+            if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+                bodies = [attribute.value] if attribute.type == ir.AttributeType.GRAPH else attribute.value
+                names.update([v.name or "" for body in bodies for v in (*body.inputs, *body.initializers.values())])
     return names
 
 

@@ -5,7 +5,7 @@ strict shape inference runs once for the whole graph. A second probe with other 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,8 +24,12 @@ PRIMES = tuple(p for p in range(7, 1000) if all(p % d for d in range(2, p)))
 #: Where the primes begin: of a batch in the first probe, of other sizes, of all in the second. Behind strides and
 #: windows no size may come out as 1, nor as the same in both probes.
 BATCH_FROM, LENGTH_FROM, SECOND_FROM = 7, 61, 211
+#: Where lengths begin instead where a network takes none of these: a table of positions has only so many.
+SHORTER = (41, 23)
 #: Networks that halve an image several times and join the halves need sizes divisible by a power of two.
 SCALES = (1, 2, 4, 8, 16, 32, 64)
+#: Operators that may ask for such a size.
+WINDOWS = frozenset("AveragePool Conv ConvTranspose LpPool MaxPool Resize SpaceToDepth Upsample".split())
 #: Operators defined by a function, whose own inference fails in strict mode.
 KEEPS_SHAPE = frozenset(("GroupNormalization", "MeanVarianceNormalization"))
 #: Operators whose result may be of any length, as far as inference knows.
@@ -82,6 +86,7 @@ class Prober:
         self._made = [value for node in model.graph for value in node.outputs]
         self._scales = SCALES if self.names else SCALES[:1]
         self._needs_values = False
+        self._taken: set[int] = set()  # sizes of an earlier probe
 
     def probe(self, number: int = 0) -> Shapes:
         """Shapes under the first (0) or second (1) assignment of primes to symbolic sizes.
@@ -89,28 +94,21 @@ class Prober:
         Where no assignment passes strict inference (a contradiction, or an operator that it can't handle), shapes that
         can't be found are left out. Small sizes that leave nothing of an image are passed over.
         """
-        names, model = self.names, self.model
-        batches = {_symbol(v, 0, v.shape[0]) for v in _real_inputs(model.graph) if v.shape is not None and len(v.shape)}
-        small, large = (iter(self._primes(len(names), least)) for least in (BATCH_FROM, LENGTH_FROM))
-        primes = [next(small if name in batches else large) for name in names]
-        if number:
-            primes = _far_from(primes, self._primes(len(PRIMES), SECOND_FROM))
-        first: dict[str, int] = {}
         emptied: Shapes | None = None
-        for scale in self._scales:
-            sizes = {name: primes[i] * (scale if i or len(names) == 1 else 1) for i, name in enumerate(names)}
-            first = first or sizes
+        for sizes, scale in self._assignments(number):
             try:
                 found = self.infer(sizes)
             except InferenceError:
                 continue
             if not any(0 in found.shape_of.get(out, ()) for out in self._made):
                 self._scales = self._scales[self._scales.index(scale) :]  # the next probe needn't try smaller ones
+                self._taken.update(sizes.values())
                 return found
             emptied = emptied or found
         if emptied is not None:
             return emptied
         try:
+            first, _ = next(self._assignments(number))
             return self.infer(first, strict=False)
         except InferenceError as error:
             raise ModelError(
@@ -121,6 +119,29 @@ class Prober:
             raise ModelError(
                 "The model's shapes take more memory than any network's. Check them with Netron."
             ) from error
+
+    def _assignments(self, number: int) -> Iterator[tuple[dict[str, int], int]]:
+        """(primes times a scale for the symbolic sizes, the scale), in the order in which they are to be tried.
+
+        Larger ones go first where windows slide, shorter ones where none does.
+        """
+        inputs = [v for v in _real_inputs(self.model.graph) if v.shape is not None and len(v.shape)]
+        batches = {_symbol(v, 0, v.shape[0]) for v in inputs}
+        larger = [(LENGTH_FROM, scale) for scale in self._scales[1:]]
+        shorter = [(length, self._scales[0]) for length in SHORTER]
+        has_windows = any(node.op_type in WINDOWS for node in self.model.graph)
+        others = [*larger, *shorter] if has_windows else [*shorter, *larger]
+        for length, scale in [(LENGTH_FROM, self._scales[0]), *(others if self.names else ())]:
+            small, large = (iter(self._primes(len(self.names), least)) for least in (BATCH_FROM, length))
+            primes = [next(small if name in batches else large) for name in self.names]
+            if number:
+                least = SECOND_FROM if length == LENGTH_FROM else length
+                primes = _far_from(primes, [p for p in self._primes(len(PRIMES), least) if p not in self._taken])
+            sizes = {
+                n: p * (scale if i or len(primes) == 1 else 1)
+                for i, (n, p) in enumerate(zip(self.names, primes, strict=True))
+            }
+            yield sizes, scale
 
     def infer(self, sizes: Mapping[str, int], *, strict: bool = True) -> Shapes:
         """Shapes with each symbolic size replaced by `sizes[name]`. Strict, a contradiction raises InferenceError.

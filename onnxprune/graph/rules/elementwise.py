@@ -1,8 +1,10 @@
 """Operators that compute each element on its own: their operands' labels are tied place by place."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
+import onnx_ir as ir
 
 from onnxprune.graph.fold import evaluate_node
 from onnxprune.graph.labels import facet, ghost_of
@@ -142,14 +144,30 @@ def evaluated(op: Op, held: Sequence[float | None]) -> float | None:
         return 0.0
     if any(h is None for h in held):
         return None
+    types = tuple(
+        None if tensor is None else value.dtype if value.dtype else ir.DataType.FLOAT
+        for tensor, value in zip(op.inputs, op.node.inputs, strict=True)
+    )
+    attributes = tuple((a.name, a.type, a.value) for a in op.node.attributes.values())
+    return _computed(operator, op.version, attributes, types, tuple(held))
+
+
+@lru_cache(maxsize=4096)
+def _computed(
+    operator: str,
+    version: int,
+    attributes: tuple[tuple[str, ir.AttributeType, object], ...],
+    types: tuple[ir.DataType | None, ...],
+    held: tuple[float, ...],
+) -> float | None:
+    """What a node gives for these numbers; None in `types` for an operand that is left out."""
     numbers = iter(held)
-    types = [value.dtype.numpy() if value is not None and value.dtype else np.float32 for value in op.node.inputs]
-    inputs = [
-        None if tensor is None else np.array(next(numbers)).astype(dtype)
-        for tensor, dtype in zip(op.inputs, types, strict=True)
-    ]
+    inputs = [None if dtype is None else np.array(next(numbers)).astype(dtype.numpy()) for dtype in types]
+    values = [None if array is None else ir.Value(name=f"i{index}") for index, array in enumerate(inputs)]
+    node = ir.Node("", operator, values, [ir.Attr(*attribute) for attribute in attributes], version=version)
+    node.outputs[0].name = "result"
     with np.errstate(all="ignore"):
-        found = evaluate_node(op.node, inputs)
+        found = evaluate_node(node, inputs)
     number = float(found[0].ravel()[0]) if found and found[0].size == 1 else None
     return number if number is not None and np.isfinite(number) else None
 
