@@ -5,7 +5,7 @@ strict shape inference runs once for the whole graph. A second probe with other 
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,8 +28,6 @@ BATCH_FROM, LENGTH_FROM, SECOND_FROM = 7, 61, 211
 SHORTER = (41, 23)
 #: Networks that halve an image several times and join the halves need sizes divisible by a power of two.
 SCALES = (1, 2, 4, 8, 16, 32, 64)
-#: Operators that may ask for such a size.
-WINDOWS = frozenset("AveragePool Conv ConvTranspose LpPool MaxPool Resize SpaceToDepth Upsample".split())
 #: Operators defined by a function, whose own inference fails in strict mode.
 KEEPS_SHAPE = frozenset(("GroupNormalization", "MeanVarianceNormalization"))
 #: Operators whose result may be of any length, as far as inference knows.
@@ -86,7 +84,9 @@ class Prober:
         self._made = [value for node in model.graph for value in node.outputs]
         self._scales = SCALES if self.names else SCALES[:1]
         self._needs_values = False
-        self._taken: set[int] = set()  # sizes of an earlier probe
+        inputs = [v for v in _real_inputs(model.graph) if v.shape is not None and len(v.shape)]
+        self._batches = {_symbol(value, 0, value.shape[0]) for value in inputs}
+        self._first, _ = next(self._assignments(0))  # what the first probe takes
 
     def probe(self, number: int = 0) -> Shapes:
         """Shapes under the first (0) or second (1) assignment of primes to symbolic sizes.
@@ -95,21 +95,22 @@ class Prober:
         can't be found are left out. Small sizes that leave nothing of an image are passed over.
         """
         emptied: Shapes | None = None
-        for sizes, scale in self._assignments(number):
+        for primes, scale in self._assignments(number):
             try:
-                found = self.infer(sizes)
+                found = self.infer(self._scaled(primes, scale))
             except InferenceError:
                 continue
             if not any(0 in found.shape_of.get(out, ()) for out in self._made):
                 self._scales = self._scales[self._scales.index(scale) :]  # the next probe needn't try smaller ones
-                self._taken.update(sizes.values())
+                if not number:
+                    self._first = primes
                 return found
             emptied = emptied or found
         if emptied is not None:
             return emptied
         try:
-            first, _ = next(self._assignments(number))
-            return self.infer(first, strict=False)
+            primes, scale = next(self._assignments(number))
+            return self.infer(self._scaled(primes, scale), strict=False)
         except InferenceError as error:
             raise ModelError(
                 f"Types or shapes of the model contradict each other: {' '.join(str(error).split())} Check it with "
@@ -121,27 +122,32 @@ class Prober:
             ) from error
 
     def _assignments(self, number: int) -> Iterator[tuple[dict[str, int], int]]:
-        """(primes times a scale for the symbolic sizes, the scale), in the order in which they are to be tried.
+        """({symbolic size: its prime}, the scale of all but the first), in the order in which they are to be tried.
 
-        Larger ones go first where windows slide, shorter ones where none does.
+        Shorter lengths come before larger scales where all that has a length are whole numbers: tokens, not pixels.
         """
-        inputs = [v for v in _real_inputs(self.model.graph) if v.shape is not None and len(v.shape)]
-        batches = {_symbol(v, 0, v.shape[0]) for v in inputs}
+        lengths = set(self.names) - self._batches
+        has_pixels = any(
+            value.dtype is None or value.dtype.is_floating_point()
+            for value in _real_inputs(self.model.graph)
+            if any(_symbol(value, axis, dim) in lengths for axis, dim in enumerate(value.shape or ()))
+        )
         larger = [(LENGTH_FROM, scale) for scale in self._scales[1:]]
-        shorter = [(length, self._scales[0]) for length in SHORTER]
-        has_windows = any(node.op_type in WINDOWS for node in self.model.graph)
-        others = [*larger, *shorter] if has_windows else [*shorter, *larger]
-        for length, scale in [(LENGTH_FROM, self._scales[0]), *(others if self.names else ())]:
-            small, large = (iter(self._primes(len(self.names), least)) for least in (BATCH_FROM, length))
-            primes = [next(small if name in batches else large) for name in self.names]
-            if number:
-                least = SECOND_FROM if length == LENGTH_FROM else length
-                primes = _far_from(primes, [p for p in self._primes(len(PRIMES), least) if p not in self._taken])
-            sizes = {
-                n: p * (scale if i or len(primes) == 1 else 1)
-                for i, (n, p) in enumerate(zip(self.names, primes, strict=True))
-            }
-            yield sizes, scale
+        shorter = [(least, self._scales[0]) for least in SHORTER] if lengths else []
+        others = [*larger, *shorter] if has_pixels else [*shorter, *larger]
+        for least, scale in [(LENGTH_FROM, self._scales[0]), *others]:
+            primes: dict[str, int] = {}
+            for name in self.names:
+                start = BATCH_FROM if name in self._batches else least
+                if not number:
+                    primes[name] = self._free_prime(start, [*primes.values()])
+                    continue
+                start = SECOND_FROM if start in (BATCH_FROM, LENGTH_FROM) else start
+                primes[name] = self._free_prime(start, [*primes.values(), *self._first.values()], self._first[name])
+            yield primes, scale
+
+    def _scaled(self, primes: Mapping[str, int], scale: int) -> dict[str, int]:
+        return {name: p * (scale if i or len(primes) == 1 else 1) for i, (name, p) in enumerate(primes.items())}
 
     def infer(self, sizes: Mapping[str, int], *, strict: bool = True) -> Shapes:
         """Shapes with each symbolic size replaced by `sizes[name]`. Strict, a contradiction raises InferenceError.
@@ -210,9 +216,15 @@ class Prober:
                 shape_of[value] = shape
         return shape_of, is_derived
 
-    def _primes(self, count: int, least: int) -> list[int]:
-        """The first primes from `least` that divide no fixed size and no small constant: nothing fits by chance."""
-        return [p for p in (*self._free_primes, *PRIMES) if p >= least][:count]
+    def _free_prime(self, least: int, taken: Collection[int], other: int | None = None) -> int:
+        """The first prime from `least` that divides no fixed size and no small constant: nothing fits by chance.
+
+        It leaves other remainders than `other`, so that nothing computed by dividing comes out the same.
+        """
+        free = [p for p in (*self._free_primes, *PRIMES) if p >= least and p not in taken]
+        if other is not None:
+            free = [p for p in free if all(p % d != other % d for d in (3, 4, 5, 7))] or free
+        return free[0]
 
     @cached_property
     def _free_primes(self) -> list[int]:
@@ -236,15 +248,6 @@ def _concrete(tensor_type: onnx.TypeProto.Tensor) -> tuple[int, ...] | None:
     if 0 in sizes and not all(dim.HasField("dim_value") for dim in dims):
         return None
     return sizes
-
-
-def _far_from(primes: list[int], candidates: list[int]) -> list[int]:
-    """For each prime another that leaves other remainders, so that nothing computed by dividing comes out the same."""
-    found: list[int] = []
-    for prime in primes:
-        free = [c for c in candidates if c not in found]
-        found.append(next((c for c in free if all(c % d != prime % d for d in (3, 4, 5, 7))), free[0]))
-    return found
 
 
 def _tell(graph: onnx.GraphProto, told: Mapping[ir.Value, np.ndarray]) -> None:
