@@ -17,6 +17,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 PINNED = 0
+_FEW = 16
 
 
 class Facet(np.ndarray):
@@ -47,7 +48,13 @@ def ghost_of(labels: np.ndarray) -> float | None:
 
 def spans(facet: Facet) -> tuple[int, ...]:
     """The axes that a facet speaks about."""
-    return tuple([axis for axis, size in enumerate(facet.shape) if size > 1])
+    return longer_axes(facet.shape)
+
+
+@lru_cache(maxsize=2**14)
+def longer_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes along which a shape is longer than 1."""
+    return tuple([axis for axis, size in enumerate(shape) if size > 1])
 
 
 def any_flagged(flags: np.ndarray, named: Sequence[np.ndarray]) -> np.ndarray:
@@ -88,6 +95,8 @@ def matched(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 def distinct(labels: np.ndarray, count: int) -> np.ndarray:
     """The distinct ones of labels below `count`, in rising order."""
+    if labels.size <= _FEW:  # NumPy takes several times as long
+        return np.array(sorted(set(labels.ravel().tolist())), np.int64)
     if labels.size < count:
         return np.unique(np.asarray(labels))
     flags = np.zeros(count, bool)
@@ -285,6 +294,7 @@ class Ledger:
             a = b = np.empty(0, np.int64)
         told = a != b
         graph = coo_array((np.ones(told.sum()), (a[told], b[told])), shape=(self.count, self.count)).tocsr()
-        _, component = connected_components(graph, directed=False)
-        _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
-        return np.argsort(np.argsort(first))[inverse]
+        count, component = connected_components(graph, directed=False)
+        first = np.empty(count, np.int64)
+        first[component[::-1]] = np.arange(self.count)[::-1]  # the last to be written is the smallest label
+        return np.argsort(np.argsort(first))[component]

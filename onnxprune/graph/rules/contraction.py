@@ -5,6 +5,7 @@ facets that speak only about free axes go on to the result; those that speak abo
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import onnx_ir as ir
@@ -23,12 +24,13 @@ def contract(op: Op, operands: Sequence[tuple[Tensor, str]], out: str) -> Facets
     Of a grid that is summed along its rows (a head's dimensions) the rows are left, by new labels of their own. A
     letter that is summed is exact where a deleted place holds 0, in one of the operands at least.
     """
-    letters = list(dict.fromkeys(letter for _, axes in operands for letter in axes))
+    letters = "".join(dict.fromkeys([letter for _, axes in operands for letter in axes]))
     met = op.meet([_lay_out(tensor, axes, letters) for tensor, axes in operands], product)
     result: list[Facet] = []
     for found in met:
-        summed = [i for i in spans(found) if letters[i] not in out]
-        free = [i for i in spans(found) if letters[i] in out]
+        axes = spans(found)
+        summed = [i for i in axes if letters[i] not in out]
+        free = [i for i in axes if letters[i] in out]
         if summed and ghost_of(found) != 0.0:
             op.pin([found], "sums over the axis what isn't 0 once deleted")
             continue
@@ -47,16 +49,24 @@ def contract(op: Op, operands: Sequence[tuple[Tensor, str]], out: str) -> Facets
     return tuple(result)
 
 
-def _lay_out(tensor: Tensor, axes: str, letters: Sequence[str]) -> Tensor:
-    shape = tuple(tensor.shape[axes.index(x)] if x in axes else 1 for x in letters)
-    return tensor.view(shape, tuple(_rearrange(f, axes, letters) for f in tensor.facets))
+def _lay_out(tensor: Tensor, axes: str, letters: str) -> Tensor:
+    _, places = _moves(axes, letters)
+    shape = tuple([1 if place is None else tensor.shape[place] for place in places])
+    return tensor.view(shape, tuple([_rearrange(f, axes, letters) for f in tensor.facets]))
 
 
-def _rearrange(facet: Facet, axes: Sequence[str], letters: Sequence[str]) -> Facet:
-    order = [axes.index(x) for x in letters if x in axes]
-    shape = [facet.shape[axes.index(x)] if x in axes else 1 for x in letters]
+def _rearrange(facet: Facet, axes: str, letters: str) -> Facet:
+    order, places = _moves(axes, letters)
+    shape = [1 if place is None else facet.shape[place] for place in places]
+    return facet.transpose(order).reshape(shape)
+
+
+@lru_cache(maxsize=1024)
+def _moves(axes: str, letters: str) -> tuple[tuple[int, ...], tuple[int | None, ...]]:
+    """(the order of the axes by `letters`, dropped ones last; for each letter its axis, None for none)."""
+    places = tuple(axes.index(x) if x in axes else None for x in letters)
     dropped = [i for i, x in enumerate(axes) if x not in letters]
-    return facet.transpose(order + dropped).reshape(shape)
+    return (*(place for place in places if place is not None), *dropped), places
 
 
 @rule("", "Conv")

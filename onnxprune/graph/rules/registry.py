@@ -15,7 +15,7 @@ from fractions import Fraction
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.graph.labels import Facet, Ledger, distinct_rows, facet, ghost_of, matched, spans, unrolled
+from onnxprune.graph.labels import Facet, Ledger, distinct_rows, facet, ghost_of, longer_axes, matched, spans, unrolled
 
 Facets = tuple[Facet, ...]
 #: From what a deleted slice holds in each operand (None: unknown) to what it holds in the result.
@@ -143,7 +143,7 @@ class Op:
         for i, a in enumerate(operands):
             for found, axes in zip(a.facets, spans_of[i], strict=True):
                 for j, b in enumerate(operands):
-                    if i == j or all(b.shape[x] == 1 for x in axes):
+                    if i == j or not _meet(longer_axes(b.shape), axes):
                         continue
                     partners = [g for g, of_g in zip(b.facets, spans_of[j], strict=True) if _meet(of_g, axes)]
                     if not partners:
@@ -182,8 +182,8 @@ class Op:
 
 
 def _meet(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
-    """Whether two facets share an axis."""
-    return any(x in b for x in a)
+    """Whether two facets, by the axes that they speak about, share one."""
+    return not set(a).isdisjoint(b)
 
 
 def _held(axes: tuple[int, ...], other: Tensor, spans_of: Sequence[tuple[int, ...]]) -> float | None:
