@@ -56,8 +56,9 @@ DEVIATIONS = {"csatv2": 0.5, "davit": 0.25}
 
 #: Networks whose sizes are such expressions that the exporter simplifies them for more than ten minutes.
 FIXED = {"davit"}
-#: Height and width of the first check and the second, where a network takes these rather than what it was made for.
-SMALL = ((128, 128), (192, 160))
+#: Height and width of the first check and the second, where a network takes these rather than what it was made for;
+#: the others are for patches of 14, in threes.
+SMALL = (((128, 128), (192, 160)), ((126, 126), (168, 126)))
 #: What is added to the size a network was made for; one that takes multiples of 128 only is checked at that size.
 STEPS = ((64, 32), (32, 32), (64, 64))
 
@@ -74,7 +75,7 @@ def subject(family: str, name: str) -> Subject:
     module = _create(name).eval()
     channels, height, width = module.default_cfg["input_size"]
     own = (height, width)
-    pairs = [SMALL, *((own, (height + more, width + wider)) for more, wider in STEPS)]
+    pairs = [*SMALL, *((own, (height + more, width + wider)) for more, wider in STEPS)]
     taken = next((p for p in pairs if all(_takes(module, channels, *size) for size in p)), None)
     is_fixed = module.default_cfg.get("fixed_input_size") or taken is None
     first, second = (own, own) if is_fixed else taken
