@@ -221,20 +221,26 @@ class Prober:
 
         It leaves other remainders than `other`, so that nothing computed by dividing comes out the same.
         """
-        free = [p for p in (*self._free_primes, *PRIMES) if p >= least and p not in taken]
-        if other is not None:
-            free = [p for p in free if all(p % d != other % d for d in (3, 4, 5, 7))] or free
-        return free[0]
+        candidates = [p for p in PRIMES if p >= least and p not in taken]
+        if not candidates:  # hundreds of symbolic sizes
+            return PRIMES[-1] + len(taken)
+        free = (p for p in candidates if not any(size % p == 0 for size in self._fixed))
+        if other is None:
+            return next(free, candidates[0])
+        first = next(free, candidates[0])
+        far = (p for p in (first, *free) if all(p % d != other % d for d in (3, 4, 5, 7)))
+        return next(far, first)
 
     @cached_property
-    def _free_primes(self) -> list[int]:
+    def _fixed(self) -> set[int]:
+        """All sizes but 0 that the model fixes, and its small constants."""
         fixed: set[int] = set()
         for value in [*self.model.graph.inputs, *self.model.graph.initializers.values()]:
-            fixed |= {d for d in value.shape or () if isinstance(d, int)}
+            fixed.update([d for d in value.shape or () if isinstance(d, int)])
         for array in self.constants.values():
             if array.dtype.kind in "iu" and array.size <= 16:
-                fixed |= {abs(int(v)) for v in array.ravel()}
-        return [p for p in PRIMES if all(size % p or not size for size in fixed)]
+                fixed.update([abs(v) for v in array.ravel().tolist()])
+        return fixed - {0}
 
 
 def _concrete(tensor_type: onnx.TypeProto.Tensor) -> tuple[int, ...] | None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 from onnxprune.graph import shapes
@@ -33,3 +34,14 @@ def test_a_table_of_positions_bounds_the_lengths(oracle, positions):
         assert found.sizes["T"] <= positions
         assert found.shape_of[model.ir.graph.outputs[0]] == (found.sizes["N"], found.sizes["T"], 8)
     assert len({*first.sizes.values(), *second.sizes.values()}) == 4, "no size comes out as another's"
+
+
+def test_more_symbolic_sizes_than_primes():
+    inputs = [
+        ir.Value(name=f"x{i}", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([f"N{i}"])) for i in range(400)
+    ]
+    total = ir.node("Concat", inputs, {"axis": 0})
+    model = ir.Model(ir.Graph(inputs, total.outputs, nodes=[total], opset_imports={"": 20}), ir_version=8)
+    prober = shapes.Prober(model)
+    sizes = [size for number in (0, 1) for size in prober.probe(number).sizes.values()]
+    assert len(set(sizes)) == len(sizes) == 800
