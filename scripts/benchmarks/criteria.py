@@ -134,9 +134,7 @@ class Bench:
         images, labels = self.data.test
         with torch.no_grad():
             answers = module(torch.from_numpy(images)).argmax(1).numpy()
-        # Zeros that aren't whole channels stay in the file.
-        by_kernels = isinstance(module, DigitsNet) and section != "sparsity"
-        widths, cost = self.size(module, pruner, by_kernels)
+        widths, cost = self.size(module, pruner, section)
         found = {
             "name": name,
             "section": section,
@@ -150,8 +148,10 @@ class Bench:
         }
         self.result(name).write_text(json.dumps(found) + "\n")
 
-    def size(self, module: nn.Module, pruner: Pruner | None, by_kernels: bool) -> tuple[str, dict[str, int]]:
+    def size(self, module: nn.Module, pruner: Pruner | None, section: str) -> tuple[str, dict[str, int]]:
         """(the outputs that are left of each layer, multiply-adds and parameters); leaves a file of each choice."""
+        # Zeros that aren't whole channels stay in the file.
+        by_kernels = isinstance(module, DigitsNet) and section != "sparsity"
         if by_kernels:
             widths, cost = size_of(module)
             if self.seed != LATENCY_SEED or (self.folder / f"net-{widths}.onnx").exists():
@@ -162,6 +162,8 @@ class Bench:
             assert counted.macs == cost["macs"], f"{counted} isn't {cost}"
         else:
             widths, cost = outputs_of(model), {"macs": counted.macs, "params": counted.params}
+            if isinstance(module, DigitsNet):
+                widths = widths.rpartition("-")[0]  # without the head, as above
         if self.seed == LATENCY_SEED:
             save(model, self.folder / f"net-{widths}.onnx")
         return widths, cost
