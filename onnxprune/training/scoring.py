@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from onnxprune.errors import InputError, RecipeError
 from onnxprune.graph.units import Channels
@@ -158,7 +159,8 @@ class Scorer:
         trained = {name: p for name, p in self.parameters.items() if p.requires_grad}
         sums: dict[str, np.ndarray] = {}
         seen = 0
-        with evaluation_mode(self.module), torch.enable_grad():
+        # Of attention's implementations the written out one alone can be differentiated twice.
+        with evaluation_mode(self.module), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             for x, y in batches:
                 outputs = layers.call(self.module, x)
                 objective = self.loss(outputs, y.to(outputs.device))
@@ -166,7 +168,13 @@ class Scorer:
                 used = [(n, p, g) for (n, p), g in zip(trained.items(), first, strict=True) if g is not None]
                 v = [torch.randint(0, 2, p.shape, generator=signs).to(p) * 2 - 1 for _, p, _ in used]
                 product = sum((g * s).sum() for (_, _, g), s in zip(used, v, strict=True))
-                second = torch.autograd.grad(product, [p for _, p, _ in used], allow_unused=True)
+                try:
+                    second = torch.autograd.grad(product, [p for _, p, _ in used], allow_unused=True)
+                except (RuntimeError, NotImplementedError) as error:
+                    raise InputError(
+                        f"{type(self.module).__name__} has no second derivatives, which the criterion reads: {error}. "
+                        "Take a criterion that reads first ones, such as fisher."
+                    ) from error
                 seen += 1
                 for (name, p, g), s, hv in zip(used, v, second, strict=True):
                     curvature = np.zeros(p.shape, np.float32) if hv is None else array(s * hv)

@@ -170,6 +170,40 @@ def test_hutchinson_comes_close_to_the_diagonal_where_parameters_interact():
     assert found != pytest.approx(beside.diagonal().numpy(), abs=1e-6)
 
 
+class Attending(nn.Module):
+    """Attention over four tokens of two features, by torch's own function or written out."""
+
+    def __init__(self, written_out: bool):
+        super().__init__()
+        torch.manual_seed(1)
+        self.query, self.key, self.value, self.out = nn.Linear(2, 4), nn.Linear(2, 4), nn.Linear(2, 4), nn.Linear(4, 2)
+        self.written_out = written_out
+
+    def forward(self, x):
+        q, k, v = (part(x).unsqueeze(1) for part in (self.query, self.key, self.value))
+        attend = functional.scaled_dot_product_attention
+        met = (q @ k.transpose(-2, -1) / 2).softmax(-1) @ v if self.written_out else attend(q, k, v)
+        return self.out(met.mean((1, 2)))
+
+
+def test_second_derivatives_go_through_attention():
+    x, y = torch.randn(8, 4, 2, generator=torch.Generator().manual_seed(3)), torch.arange(8) % 2
+    how = {"budget": {"params": 0.8}, "criterion": "hessian", "round_to": 1, "calibration": lambda: [(x, y)]}
+    found, expected = (Pruner(Attending(out), (x[:2],), **how).score() for out in (False, True))
+    assert found == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    assert np.any(expected != 0)
+
+
+def test_what_has_no_second_derivatives_is_refused():
+    def loss(outputs, targets):
+        spoken = outputs.log_softmax(-1)[:, None]
+        return functional.ctc_loss(spoken, torch.ones(1, 1, dtype=torch.long), (len(outputs),), (1,))
+
+    pruner = pruner_of(mlp(), "hessian", loss=loss)
+    with pytest.raises(InputError, match=r"no second derivatives.*ctc_loss.*such as fisher"):
+        pruner.score()
+
+
 def test_gradients_are_averaged_over_batches():
     module = mlp()
     pruner = pruner_of(module, "gradient", budget={"params": 0.9})
