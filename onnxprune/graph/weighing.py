@@ -14,17 +14,22 @@ def add(total: np.ndarray, array: np.ndarray | None, shape: tuple[int, ...], nam
     An element that two facets give to one channel counts once.
     """
     for number, facet in enumerate(named):
-        if array is None:
-            total += np.bincount(facet.ravel(), minlength=len(total)) * (math.prod(shape) / facet.size)
-        else:
-            summed = _sum_to(array, shape, facet.shape)
-            total += np.bincount(facet.ravel(), weights=summed.ravel(), minlength=len(total))
+        _add_at(total, facet, _sum_to(array, shape, facet.shape))
         for other in named[:number]:
             if _share(facet, other, len(total)):
                 a, b = np.broadcast_arrays(facet, other)
                 same = a == b
                 summed = _sum_to(array, shape, a.shape)[same]
                 total -= np.bincount(a[same], weights=summed, minlength=len(total))
+
+
+def _add_at(total: np.ndarray, places: np.ndarray, values: np.ndarray) -> None:
+    """Add each value at its place; places may come up more than once."""
+    places, values = places.ravel(), values.ravel()
+    if places.size < len(total):
+        np.add.at(total, places, values)
+    else:
+        total += np.bincount(places, weights=values, minlength=len(total))
 
 
 def _share(one: np.ndarray, other: np.ndarray, count: int) -> bool:
