@@ -113,7 +113,7 @@ class Decisions:
         """
         planners, places = Planners(channels, **planning), [unit.where for unit in channels.units]
         groups = planners.groups
-        if blocks is not None:
+        if blocks:
             groups, places = (*groups, blocks.group), [*places, *(names[0] for names in blocks.parameters)]
         last = next((step for step in reversed(self.steps) if np.array_equal(step.gone, gone)), None)
         kept = {} if last is None else kept_by_rules(channels, planning, last, retention)

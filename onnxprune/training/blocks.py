@@ -29,14 +29,22 @@ GROUP = "residual blocks"
 
 
 class Blocks:
-    """The residual blocks of one network that can go, in the graph's order.
+    """The residual blocks of one network that can go, in the graph's order; none where they aren't `wanted`.
 
     `parameters[b]` names the trained weights that are block b's alone, `units` are indices of units from
-    `len(channels.units)` on, as `channels.blocks` counts. `keep` are patterns over parameter names, or parts of them.
+    `len(channels.units)` on, as `channels.blocks` counts. `dropped` says which are off: bool [blocks], replaced as a
+    whole. `keep` are patterns over parameter names, or parts of them.
     """
 
-    def __init__(self, channels: Channels, parameters: Mapping[str, nn.Parameter], keep: Sequence[str] = ()):
-        found = [(b.index, channels.dropped([b.index])[0]) for b in channels.blocks]
+    def __init__(
+        self,
+        channels: Channels,
+        parameters: Mapping[str, nn.Parameter],
+        keep: Sequence[str] = (),
+        *,
+        wanted: bool = True,
+    ):
+        found = [(b.index, channels.dropped([b.index])[0]) for b in channels.blocks] if wanted else []
         inner = [(i, block) for i, block in found if not any(_holds(block, other) for _, other in found)]
         self.units: list[int] = []
         self.parameters: list[tuple[str, ...]] = []
@@ -49,7 +57,7 @@ class Blocks:
                 self.parameters.append(names)
                 self.weights.append(frozenset(value.name or "" for value in block.weights()))
         self.inside = [_channels_of(channels, names) for names in self.weights]
-
+        self.dropped = np.zeros(len(self.units), bool)
         # Numbered on from the units, without those that can't go.
         self.group = Group(len(channels.units) + np.arange(len(self.units)), GROUP, BLOCK)
 
@@ -66,32 +74,44 @@ class Blocks:
     def __len__(self) -> int:
         return len(self.units)
 
-    def choose(
-        self, scores: np.ndarray, left: float, dropped: np.ndarray, stay: np.ndarray | None = None
-    ) -> np.ndarray:
-        """Which blocks go so that at most the share `left` stays, the least `scores` first: bool [blocks].
+    def choose(self, scores: np.ndarray, left: float, stay: np.ndarray | None = None) -> np.ndarray:
+        """Which blocks are off so that at most the share `left` stays, the least `scores` first: bool [blocks].
 
-        Those in `dropped` are gone already, those in `stay` aren't chosen.
+        Those that are dropped stay so; those in `stay` aren't chosen.
         """
         wanted = int(np.ceil(len(self) * (1 - left) - 1e-9))
-        free = ~dropped if stay is None else ~dropped & ~stay
+        free = ~self.dropped if stay is None else ~self.dropped & ~stay
         order = np.lexsort((scores, ~free))[: int(free.sum())]
-        found = dropped.copy()
-        found[order[: max(wanted - int(dropped.sum()), 0)]] = True
+        found = self.dropped.copy()
+        found[order[: max(wanted - int(found.sum()), 0)]] = True
         return found
 
-    def parameters_of(self, dropped: np.ndarray) -> frozenset[str]:
-        """The parameters of the blocks `dropped`, bool [blocks]."""
-        return frozenset(name for number in np.flatnonzero(dropped) for name in self.parameters[number])
+    @property
+    def left(self) -> float:
+        """The share that is on."""
+        return 1 - float(self.dropped.mean())
 
-    def weights_of(self, dropped: np.ndarray) -> frozenset[str]:
-        """All that goes with them."""
-        return frozenset(name for number in np.flatnonzero(dropped) for name in self.weights[number])
+    @property
+    def dropped_units(self) -> list[int]:
+        """The units that are off."""
+        return [self.units[number] for number in np.flatnonzero(self.dropped)]
 
-    def units_inside(self, channels: Channels, dropped: np.ndarray) -> np.ndarray:
-        """Which units lie wholly within the blocks `dropped`: bool [units]."""
+    @property
+    def dropped_parameters(self) -> frozenset[str]:
+        """The parameters of what is off."""
+        return frozenset(name for number in np.flatnonzero(self.dropped) for name in self.parameters[number])
+
+    @property
+    def dropped_weights(self) -> frozenset[str]:
+        """All that goes with it."""
+        return frozenset(name for number in np.flatnonzero(self.dropped) for name in self.weights[number])
+
+    def units_inside(self, channels: Channels) -> np.ndarray:
+        """Which units lie wholly within what is off: bool [units]."""
+        if not self.dropped.any():
+            return np.zeros(len(channels.units), bool)
         flags = np.zeros(channels.count, bool)
-        for number in np.flatnonzero(dropped):
+        for number in np.flatnonzero(self.dropped):
             flags |= self.inside[number]
         return channels.units.sets.all(flags)
 

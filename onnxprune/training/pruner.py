@@ -165,8 +165,7 @@ class Pruner:
             self._restating = Restating(module, self.channels, self.example_inputs)
         self._planning["stays"] = self._restating.stays
         self._parameters = self._traced_parameters()
-        self.blocks = Blocks(self.channels, self._parameters, keep) if BLOCK in budget else None
-        self._dropped = np.zeros(0 if self.blocks is None else len(self.blocks), bool)
+        self.blocks = Blocks(self.channels, self._parameters, keep, wanted=BLOCK in budget)
         self._planner = Planners(self.channels, **self._planning)
         self._budget = self._fractions(budget, weights is None)
         is_joint = weights is not None and weights.joint is not None
@@ -193,7 +192,7 @@ class Pruner:
             loss,
             seed,
             None if is_joint else self.channels,
-            [] if self.blocks is None else self.blocks.parameters,
+            self.blocks.parameters,
         )
         if (constraints or proximal) and any(sharding.is_sharded(p) for p in self._parameters.values()):
             raise InputError(
@@ -324,7 +323,7 @@ class Pruner:
         if all(value >= 1 for value in of_rate.values()):
             self.settle()
         self._choose_growing()
-        if len(self._planner.stages) == 1 and self.blocks is None:
+        if len(self._planner.stages) == 1 and not self.blocks:
             return plan
         widths = tuple(Width(w["group"], w["kind"], w["before"], w["after"]) for w in self.widths())
         return Plan(self._deleted_units(), self.cost, widths)
@@ -336,7 +335,7 @@ class Pruner:
         """
         if self._rule is not None and self._rule.joint is not None:
             raise RecipeError("A threshold can't take units and weights jointly. Take another schedule with 'joint'.")
-        if self.blocks is not None:
+        if self.blocks:
             raise RecipeError("A threshold can't take whole residual blocks. Take another schedule for 'block'.")
         if self._planner.second is not None:
             raise RecipeError(
@@ -434,7 +433,7 @@ class Pruner:
             alive = {name: mask.cpu().numpy() for name, mask in self.masks.held.items()}
             (cost,) = self._budget
             left[JOINT] = joint.left_of(self._planner.main, cost, self._rule.joint, there, alive)
-        return left if self.blocks is None else {**left, BLOCK: 1 - float(self._dropped.mean())}
+        return {**left, BLOCK: self.blocks.left} if self.blocks else left
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -447,7 +446,7 @@ class Pruner:
         All whole residual blocks together come last, where the budget names them.
         """
         gone = self._gone()
-        groups = self._planner.groups if self.blocks is None else (*self._planner.groups, self.blocks.group)
+        groups = (*self._planner.groups, self.blocks.group) if self.blocks else self._planner.groups
         return [
             {"group": g.name, "kind": g.kind, "before": len(g.units), "after": int((~gone[g.units]).sum())}
             for g in groups
@@ -459,7 +458,11 @@ class Pruner:
         See `onnxprune.prune.decisions` for the form, which is that of the key `units` in history.json.
         """
         return self._decisions.table(
-            self.channels, {**self._planning, "without": self._without}, self._gone(), self._retention, self.blocks
+            self.channels,
+            {**self._planning, "without": self.blocks.dropped_weights},
+            self._gone(),
+            self._retention,
+            self.blocks,
         )
 
     def _note(
@@ -477,7 +480,7 @@ class Pruner:
 
     def snapshot(self) -> dict[str, Any]:
         """Which channels are deleted and which single weights stay; the weights are in the module's own state."""
-        blocks = {"blocks": torch.from_numpy(self._dropped.copy())}
+        blocks = {"blocks": torch.from_numpy(self.blocks.dropped.copy())}
         return {**self.masks.snapshot(), **blocks, **self._penalty_state()}
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
@@ -492,7 +495,7 @@ class Pruner:
         deleted = torch.from_numpy(self.masks.deleted.copy())
         state = {"deleted": deleted, "saliency": self._scorer.state_dict(), "steps": self._steps}
         state |= {"open": self.masks.open, "radii": dict(self._sparse.radii), **self._penalty_state()}
-        state["blocks"] = torch.from_numpy(self._dropped.copy())
+        state["blocks"] = torch.from_numpy(self.blocks.dropped.copy())
         state["decisions"] = self._decisions.state_dict()
         return state if self._weights is None else {**state, "single": self._weights.state_dict()}
 
@@ -532,7 +535,7 @@ class Pruner:
         distributed.average_(self.module.buffers())
         with self._restating.paused():
             channels = self._trace()
-        result, units, report = deployment.without_masked(self.module, channels, self.masks, self._dropped_units())
+        result, units, report = deployment.without_masked(self.module, channels, self.masks, self.blocks.dropped_units)
         proof = require(self.prove(result))
         if path is not None:
             distributed.by_first(lambda: save(result, path))
@@ -575,7 +578,7 @@ class Pruner:
 
     def _fractions(self, budget: Mapping[str, float], is_all: bool) -> dict[str, float]:
         """The budget with every figure as a fraction; where it `is_all` that goes it mustn't be empty."""
-        found = {} if self.blocks is None else {BLOCK: self.blocks.fraction(budget[BLOCK])}
+        found = {BLOCK: self.blocks.fraction(budget[BLOCK])} if BLOCK in budget else {}
         others = {name: value for name, value in budget.items() if name != BLOCK}
         if others or (is_all and not found):
             found |= self._planner.fractions(others)
@@ -612,7 +615,7 @@ class Pruner:
         with sharding.whole(self.module, self._parameters):
             scores = self.blocks.scores(self._scorer, self.channels, self._observe())
         before = self._gone()
-        chosen = self.blocks.choose(scores, left, self._dropped, self._staying(scores))
+        chosen = self.blocks.choose(scores, left, self._staying(scores))
         self._drop(distributed.from_first(chosen))
         self.masks.hold()
         units = np.full(len(self.channels.units), np.nan)
@@ -620,32 +623,21 @@ class Pruner:
 
     def _drop(self, dropped: np.ndarray) -> None:
         """Hold exactly these residual blocks at zero, bool [blocks], once masks are applied."""
-        self._dropped = dropped
-        if self.blocks is not None:
-            self.masks.off = self.blocks.parameters_of(dropped)
-            self._use(self.channels)
-
-    @property
-    def _without(self) -> frozenset[str]:
-        return frozenset() if self.blocks is None else self.blocks.weights_of(self._dropped)
-
-    def _dropped_units(self) -> list[int]:
-        return [] if self.blocks is None else [self.blocks.units[n] for n in np.flatnonzero(self._dropped)]
+        self.blocks.dropped = dropped
+        self.masks.off = self.blocks.dropped_parameters
+        self._use(self.channels)
 
     def _gone(self) -> np.ndarray:
         """Which units are deleted, or lie within a residual block that is, and which residual blocks are: bool."""
-        gone = self.channels.units.sets.all(self.masks.deleted)
-        if self.blocks is not None:
-            gone |= self.blocks.units_inside(self.channels, self._dropped)
-        return np.concatenate([gone, self._dropped])
+        gone = self.channels.units.sets.all(self.masks.deleted) | self.blocks.units_inside(self.channels)
+        return np.concatenate([gone, self.blocks.dropped])
 
     def _delete(self, units: Sequence[int]) -> None:
         deleted = self.masks.deleted.copy()
-        if self.blocks is not None:
-            inside = self.blocks.units_inside(self.channels, self._dropped)
-            units = [unit for unit in units if not inside[unit]]
+        inside = self.blocks.units_inside(self.channels)
         for index in units:
-            deleted[list(self.channels.units[index].channels)] = True
+            if not inside[index]:
+                deleted[list(self.channels.units[index].channels)] = True
         self._use(self.masks.delete(deleted, self.channels))
 
     def _count_dead(self) -> None:
@@ -693,6 +685,6 @@ class Pruner:
             self.masks.hold()
 
     def _use(self, channels: Channels) -> None:
-        if channels is not self.channels or self._planner.main.without != self._without:
+        if channels is not self.channels or self._planner.main.without != self.blocks.dropped_weights:
             self.channels = channels
-            self._planner = Planners(channels, **self._planning, without=self._without)
+            self._planner = Planners(channels, **self._planning, without=self.blocks.dropped_weights)

@@ -75,12 +75,12 @@ def test_half_of_the_blocks_go_and_the_function_is_that_of_the_masked_module(nam
     left = count - -(-count // 2)
     assert plan.cost["block"] == pruner.cost["block"] == pytest.approx(left / count)
     assert pruner.widths()[-1] == {"group": "residual blocks", "kind": "block", "before": count, "after": left}
-    gone = {n for number in np.flatnonzero(pruner._dropped) for n in pruner.blocks.parameters[number]}
+    gone = {n for number in np.flatnonzero(pruner.blocks.dropped) for n in pruner.blocks.parameters[number]}
     assert all(not p.any() for n, p in module.named_parameters() if n in gone)
     result = pruner.export()
     assert result.equivalence.passed
     sizes = {name: np.prod(pruner.channels.shape(name)) for name, _ in pruner.channels.parameters()}
-    off = pruner.blocks.weights_of(pruner._dropped)
+    off = pruner.blocks.dropped_weights
     assert pruner.cost["params"] == pytest.approx(1 - sum(sizes.get(n, 0) for n in off) / sum(sizes.values()))
     assert not gone & result.model.ir.graph.initializers.keys()
 
@@ -140,7 +140,7 @@ def test_scores_are_sums_over_the_branch(criterion):
     scores = pruner.blocks.scores(pruner._scorer, pruner.channels)
     assert scores == pytest.approx([SCORES[criterion](s) for s in sizes], rel=1e-4)
     pruner.prune(1.0)
-    assert pruner._dropped.tolist() == [False, True, False]
+    assert pruner.blocks.dropped.tolist() == [False, True, False]
 
 
 def test_taylor_takes_a_block_as_a_whole():
@@ -214,6 +214,6 @@ def test_blocks_stay_at_zero_while_training_and_hierarchically_come_before_layer
         control=Hierarchical(first=1.0),
     )
     assert history.steps[0].rate == "block" and history.steps[0].cost["block"] == pytest.approx(2 / 3)
-    (dropped,) = np.flatnonzero(pruner._dropped)
+    (dropped,) = np.flatnonzero(pruner.blocks.dropped)
     assert not any(p.any() for p in module[1 + dropped].parameters())
     assert pruner.export().equivalence.passed
