@@ -24,8 +24,8 @@ PRIMES = tuple(p for p in range(7, 1000) if all(p % d for d in range(2, p)))
 #: Where the primes begin: of a batch in the first probe, of other sizes, of all in the second. Behind strides and
 #: windows no size may come out as 1, nor as the same in both probes.
 BATCH_FROM, LENGTH_FROM, SECOND_FROM = 7, 61, 211
-#: Where lengths begin instead where a network takes none of these: a table of positions has only so many.
-SHORTER = (41, 23)
+#: Where the lengths of tokens begin instead, in each probe, where a table has fewer positions than that.
+SHORTER_FROM = (41, 19)
 #: Networks that halve an image several times and join the halves need sizes divisible by a power of two.
 SCALES = (1, 2, 4, 8, 16, 32, 64)
 #: Operators defined by a function, whose own inference fails in strict mode.
@@ -124,7 +124,7 @@ class Prober:
     def _assignments(self, number: int) -> Iterator[tuple[dict[str, int], int]]:
         """({symbolic size: its prime}, the scale of all but the first), in the order in which they are to be tried.
 
-        Shorter lengths come before larger scales where all that has a length are whole numbers: tokens, not pixels.
+        Larger scales are for pixels, shorter lengths for tokens, which are whole numbers.
         """
         lengths = set(self.names) - self._batches
         has_pixels = any(
@@ -132,18 +132,16 @@ class Prober:
             for value in _real_inputs(self.model.graph)
             if any(_symbol(value, axis, dim) in lengths for axis, dim in enumerate(value.shape or ()))
         )
-        larger = [(LENGTH_FROM, scale) for scale in self._scales[1:]]
-        shorter = [(least, self._scales[0]) for least in SHORTER] if lengths else []
-        others = [*larger, *shorter] if has_pixels else [*shorter, *larger]
-        for least, scale in [(LENGTH_FROM, self._scales[0]), *others]:
+        usual = SECOND_FROM if number else LENGTH_FROM
+        others = [(usual, scale) for scale in self._scales[1:]]
+        if lengths and not has_pixels:
+            others.insert(0, (SHORTER_FROM[number], self._scales[0]))
+        for least, scale in [(usual, self._scales[0]), *others]:
             primes: dict[str, int] = {}
             for name in self.names:
-                start = BATCH_FROM if name in self._batches else least
-                if not number:
-                    primes[name] = self._free_prime(start, [*primes.values()])
-                    continue
-                start = SECOND_FROM if start in (BATCH_FROM, LENGTH_FROM) else start
-                primes[name] = self._free_prime(start, [*primes.values(), *self._first.values()], self._first[name])
+                start = (SECOND_FROM if number else BATCH_FROM) if name in self._batches else least
+                taken = [*primes.values(), *(self._first.values() if number else ())]
+                primes[name] = self._free_prime(start, taken, self._first[name] if number else None)
             yield primes, scale
 
     def _scaled(self, primes: Mapping[str, int], scale: int) -> dict[str, int]:
@@ -219,7 +217,7 @@ class Prober:
     def _free_prime(self, least: int, taken: Collection[int], other: int | None = None) -> int:
         """The first prime from `least` that divides no fixed size and no small constant: nothing fits by chance.
 
-        It leaves other remainders than `other`, so that nothing computed by dividing comes out the same.
+        It is far from `other` and leaves other remainders, so that nothing computed by dividing comes out the same.
         """
         candidates = [p for p in PRIMES if p >= least and p not in taken]
         if not candidates:  # hundreds of symbolic sizes
@@ -228,7 +226,8 @@ class Prober:
         if other is None:
             return next(free, candidates[0])
         first = next(free, candidates[0])
-        far = (p for p in (first, *free) if all(p % d != other % d for d in (3, 4, 5, 7)))
+        apart = (p for p in (first, *free) if p <= other / 2 or p >= 2 * other)
+        far = (p for p in apart if all(p % d != other % d for d in (3, 4, 5, 7)))
         return next(far, first)
 
     @cached_property

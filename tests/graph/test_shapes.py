@@ -34,6 +34,9 @@ def test_a_table_of_positions_bounds_the_lengths(oracle, positions):
         assert found.sizes["T"] <= positions
         assert found.shape_of[model.ir.graph.outputs[0]] == (found.sizes["N"], found.sizes["T"], 8)
     assert len({*first.sizes.values(), *second.sizes.values()}) == 4, "no size comes out as another's"
+    for parts in range(2, 17):
+        assert first.sizes["T"] // parts != second.sizes["T"] // parts
+        assert -(first.sizes["T"] // -parts) != -(second.sizes["T"] // -parts)
 
 
 def test_more_symbolic_sizes_than_primes():
