@@ -55,6 +55,8 @@ INTRODUCTION = (
 
 def page(results: list[dict], latencies: dict, *, order: list[str], machine: str, network: Network, name: str) -> str:
     """Markdown: one row a method, sections in order; what is missing is missing."""
+    refused = {r["name"]: r["refused"] for r in results if "refused" in r}
+    results = [r for r in results if "refused" not in r]
     by_name: dict[str, list[dict]] = defaultdict(list)
     for result in sorted(results, key=lambda r: r["seed"]):
         by_name[result["name"]].append(result)
@@ -87,6 +89,8 @@ def page(results: list[dict], latencies: dict, *, order: list[str], machine: str
             lines += ["", f"## {title}", "", *([notes[section], ""] if section in notes else [])]
             lines += [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
             lines += [_row(name, by_name, latencies.get("ratios", {})) for name in names]
+    if refused:
+        lines += ["", "## Not for this network", "", *(f"* {name}: {why}" for name, why in refused.items())]
     return "\n".join(lines) + "\n"
 
 
