@@ -24,7 +24,7 @@ PRIMES = tuple(p for p in range(7, 1000) if all(p % d for d in range(2, p)))
 #: Where the primes begin: of a batch in the first probe, of other sizes, of all in the second. Behind strides and
 #: windows no size may come out as 1, nor as the same in both probes.
 BATCH_FROM, LENGTH_FROM, SECOND_FROM = 7, 61, 211
-#: Where the lengths of tokens begin instead, in each probe, where a table has fewer positions than that.
+#: Where lengths begin instead, in each probe, where a network can't take that much: a table has fewer positions.
 SHORTER_FROM = (41, 19)
 #: Networks that halve an image several times and join the halves need sizes divisible by a power of two.
 SCALES = (1, 2, 4, 8, 16, 32, 64)
@@ -124,17 +124,18 @@ class Prober:
     def _assignments(self, number: int) -> Iterator[tuple[dict[str, int], int]]:
         """({symbolic size: its prime}, the scale of all but the first), in the order in which they are to be tried.
 
-        Larger scales are for pixels, shorter lengths for tokens, which are whole numbers.
+        Larger scales are for pixels. Shorter lengths are for tokens, which are whole numbers, and for the second probe,
+        where the first has shown a scale that fits.
         """
         lengths = set(self.names) - self._batches
-        has_pixels = any(
+        may_be_shorter = number or not any(
             value.dtype is None or value.dtype.is_floating_point()
             for value in _real_inputs(self.model.graph)
             if any(_symbol(value, axis, dim) in lengths for axis, dim in enumerate(value.shape or ()))
         )
         usual = SECOND_FROM if number else LENGTH_FROM
         others = [(usual, scale) for scale in self._scales[1:]]
-        if lengths and not has_pixels:
+        if lengths and may_be_shorter:
             others.insert(0, (SHORTER_FROM[number], self._scales[0]))
         for least, scale in [(usual, self._scales[0]), *others]:
             primes: dict[str, int] = {}

@@ -37,6 +37,29 @@ NORMALISED = (
     "k = Transpose<perm=[0,1,3,2]>(kt) kk = Mul(k, k) km = ReduceMean<keepdims=1>(kk, last) ke = Add(km, eps) kd = Sqrt(ke) "
     "kx = Div(k, kd) kz = Mul(kx, kscale) kr = Transpose<perm=[0,1,3,2]>(kz)"
 )
+#: Embedded positions, of which a table has 64; sizes are computed from those of the input.
+POSITIONS = (
+    "n = Shape<start=0, end=1>(x) t = Shape<start=1, end=2>(x) e = Slice(w, zero, t, one) h = Add(x, e) "
+    "q0 = MatMul(h, wq) k0 = MatMul(h, wk) v0 = MatMul(h, wv) "
+    "s4 = Concat<axis=0>(n, t, rest, four) s3 = Concat<axis=0>(n, t, rest)"
+)
+#: Keys k[N,T,h,d] become [N,h,d,T] as PyTorch's exporter writes it: by way of [N*h,T,d] and [N*h,d,T].
+TURNED = (
+    "q1 = Reshape(q0, s4) qr = Transpose<perm=[0,2,1,3]>(q1) v1 = Reshape(v0, s4) v = Transpose<perm=[0,2,1,3]>(v1) "
+    "k1 = Reshape(k0, s4) k2 = Transpose<perm=[0,2,1,3]>(k1) sk = Shape(k2) "
+    "sb = Slice(sk, zero, before) st = Slice(sk, before, rest) sd = Slice(sk, rest, end) "
+    "f3 = Concat<axis=0>(rest, st, sd) k3 = Reshape(k2, f3) k4 = Transpose<perm=[0,2,1]>(k3) "
+    "f4 = Concat<axis=0>(sb, sd, st) kr = Reshape(k4, f4)"
+)
+TURNS = {
+    "zero": np.array([0]),
+    "one": np.array([1]),
+    "rest": np.array([-1]),
+    "before": np.array([-2]),
+    "end": np.array([2**31]),
+    "four": np.array([4]),
+    "half": np.float32(0.5),
+}
 SHUFFLE = "r = Reshape(c, s5) t = Transpose<perm=[0,2,1,3,4]>(r) d = Reshape(t, s4)"
 
 
@@ -61,6 +84,8 @@ CASES = [
     tokens("grouped queries", f"{QKV} {GROUPED} {ATTEND}", 2 + 2 + 2, weights={"wk": (6, 4), "wv": (6, 4)}, constants=GROUPS),
     # a scale that the heads share: their places go together; whole heads are free
     tokens("normalised queries and keys", f"{QKV} {HEADS} {NORMALISED} {ATTEND}", 2 + 4 + 4, weights={"qscale": (4,), "kscale": (4,)}, constants={"last": np.array([-1]), "eps": np.float32(1e-5)}),
+    # no sequence is longer than the table: what is symbolic shows at shorter ones
+    Case("a table of positions", f"{POSITIONS} {TURNED} {ATTEND}", 2 + 4 + 4, {"w": (1, 64, 6), "wq": (6, 8), "wk": (6, 8), "wv": (6, 8), "wo": (8, 5)}, {"x": "N,T,6"}, TURNS, "float[a,b,c] y"),
     shuffled(2, 8),
     shuffled(2, 12),
     shuffled(3, 18),

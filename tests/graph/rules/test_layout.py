@@ -10,6 +10,9 @@ CASES = [
     image("rows of sizes that may vary", "v = Reshape(a, k1) t = Transpose<perm=[0,2,1,3,4]>(v) u = Reshape(t, k2) b = Relu(u)", 0, inputs={"x": "N,3,H,W"}, constants={"k1": np.array([-1, 2, 4, 8, 8]), "k2": np.array([-1, 8, 8, 8])}),
     image("rows of sizes that are known", "v = Reshape(a, k1) t = Transpose<perm=[0,2,1,3,4]>(v) u = Reshape(t, k2) b = Relu(u)", 6, constants={"k1": np.array([-1, 2, 4, 8, 8]), "k2": np.array([-1, 8, 8, 8])}),
     image("groups, and the rest", "v = Reshape(a, k1) w = Relu(v) s = Shape(a) b = Reshape(w, s)", 2, inputs={"x": "N,3,H,W"}, constants={"k1": np.array([0, 4, -1])}),
+    # only images whose rows come down to one: what is symbolic shows at low ones
+    image("a single row", "p = MaxPool<kernel_shape=[1,1], strides=[64,1]>(a) l = Shape<start=3>(a) f = Reshape(p, k1) t = Transpose<perm=[0,2,1]>(f) m = MatMul(t, w1) s = Concat<axis=0>(k2, l, k3) r = Reshape(m, s) u = Transpose<perm=[0,3,1,2]>(r) b = Concat<axis=1>(p, u)", 8 + 6,
+        after=(5, 14, 1, 1), inputs={"x": "N,3,H,W"}, weights={"w1": (8, 6)}, constants={"k1": np.array([0, 0, -1]), "k2": np.array([0, 1]), "k3": np.array([6])}),
     image("transpose", "c = Transpose<perm=[0,2,3,1]>(a) d = Add(c, p) b = Transpose<perm=[0,3,1,2]>(d)", 8, weights={"p": (8,)}, opsets=forms("Transpose")),
     Case("flatten", "a = Conv(x, w0) f = Flatten(a) y = MatMul(f, w9)", 8, {"w0": (8, 3, 1, 1), "w9": (512, 5)}, outputs="float[a,b] y", opsets=forms("Flatten")),
     Case("reshape to rows", "a = Conv(x, w0) f = Reshape(a, s) y = MatMul(f, w9)", 8, {"w0": (8, 3, 1, 1), "w9": (512, 5)}, constants={"s": np.array([0, 512])}, outputs="float[a,b] y", opsets=forms("Reshape")),
