@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from criteria_networks import NETWORKS, DigitsNet, Network, fit_norms
 from criteria_table import page
-from onnxprune.errors import RecipeError
+from onnxprune.errors import BudgetUnreachable, RecipeError
 from onnxprune.graph.model import Model, save
 from onnxprune.prune import criteria
 from onnxprune.prune.cost import count
@@ -353,7 +353,7 @@ def main() -> int:
                     print(f"seed {seed}: {name}", flush=True)
                     try:
                         bench.run(name, section, how)
-                    except RecipeError as error:  # not for this network
+                    except (BudgetUnreachable, RecipeError) as error:  # not for this network
                         told = {"name": name, "section": section, "seed": seed, "refused": str(error)}
                         bench.result(name).write_text(json.dumps(told) + "\n")
         if not arguments.only:
