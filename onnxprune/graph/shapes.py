@@ -146,6 +146,7 @@ class Prober:
             yield primes, scale
 
     def _scaled(self, primes: Mapping[str, int], scale: int) -> dict[str, int]:
+        """The sizes: all but the first, unless it is alone, times `scale`."""
         return {name: p * (scale if i or len(primes) == 1 else 1) for i, (name, p) in enumerate(primes.items())}
 
     def infer(self, sizes: Mapping[str, int], *, strict: bool = True) -> Shapes:

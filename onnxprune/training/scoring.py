@@ -170,7 +170,9 @@ class Scorer:
                 product = sum((g * s).sum() for (_, _, g), s in zip(used, v, strict=True))
                 try:
                     second = torch.autograd.grad(product, [p for _, p, _ in used], allow_unused=True)
-                except (RuntimeError, NotImplementedError) as error:
+                except RuntimeError as error:
+                    if "not implemented" not in str(error):  # such as too little memory
+                        raise
                     raise InputError(
                         f"{type(self.module).__name__} has no second derivatives, which the criterion reads: {error}. "
                         "Take a criterion that reads first ones, such as fisher."

@@ -1,7 +1,5 @@
 """Proximal steps and projections against values worked out by hand, and that training under them reaches zeros."""
 
-import functools
-
 import numpy as np
 import pytest
 import torch
@@ -12,19 +10,7 @@ from torch.nn import functional
 from onnxprune.errors import InputError, RecipeError
 from onnxprune.training.constraints import project_l1, soft_threshold
 from onnxprune.training.pruner import Pruner
-
-X = torch.randn(96, 4, generator=torch.Generator().manual_seed(0))
-Y = (X[:, :3] + 0.3 * X[:, 3:]).argmax(1)
-
-
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
-
-
-@functools.cache
-def channels():
-    return Pruner(network(), (X[:2],), budget={"params": 0.9}, round_to=1).channels
+from tests.training.two_layers import X, Y, channels, network
 
 
 def pruner_of(module, **how):

@@ -1,7 +1,6 @@
 """Masks under every optimizer, and soft ones: what they zero, what comes back, and that they end hard."""
 
 import copy
-import functools
 
 import numpy as np
 import pytest
@@ -14,19 +13,7 @@ from onnxprune.prune.weights import SingleWeights
 from onnxprune.training.finetune import train
 from onnxprune.training.pruner import Pruner
 from onnxprune.training.settings import OPTIMIZERS, TrainingSettings
-
-X = torch.randn(96, 4, generator=torch.Generator().manual_seed(0))
-Y = (X[:, :3] + 0.3 * X[:, 3:]).argmax(1)
-
-
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
-
-
-@functools.cache
-def channels():
-    return Pruner(network(), (X[:2],), budget={"params": 0.9}, round_to=1).channels
+from tests.training.two_layers import X, Y, channels, network
 
 
 def pruner_of(module, **how):
