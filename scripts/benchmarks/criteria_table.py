@@ -9,16 +9,15 @@ from onnxprune.runtime.statistics import paired_mean_interval
 
 FLOOR = "random"
 CHOSEN = (
-    "The default, `taylor` with the ranking `global`, was chosen by the accuracy on validation data, over other "
-    "seeds (10 to 15) of this network and two of the keyword spotter. It sums w dL/dw over a channel before it "
-    "squares, takes the mean of all batches that were seen, and chooses widths by the logarithm of the share of its"
-    " saliency that is left of each layer, times the root of that saliency. Before, it summed |w dL/dw| over single"
-    " weights, gave the first batch more than half of the mean, and chose widths by the plain sum: 90.0% here, two "
-    "layers cut to two channels. Tried as well, and no better on these digits: a layer's saliencies over their "
-    "mean, their largest or their sum; the logarithm alone; the size or the root in the place of the square; least "
-    "squares after each cut. The logarithm times the saliency itself did as well here, and narrowed a layer of the "
-    "keyword spotter from 96 channels to 4. A floor of 6 channels under the plain sum did almost as well, over two "
-    "seeds."
+    "The default, `taylor` with the ranking `global`, was chosen by the accuracy on validation data, over other seeds "
+    "(10 to 15) of this network and two of the keyword spotter. It sums w dL/dw over a channel before it squares, "
+    "takes the mean of all batches that were seen, and chooses widths by the logarithm of the share of its saliency "
+    "that is left of each layer, times the root of that saliency. Before, it summed |w dL/dw| over single weights, "
+    "gave the first batch more than half of the mean, and chose widths by the plain sum: 90.0% here at the time, two "
+    "layers cut to two channels. Tried as well, and no better on these digits: a layer's saliencies over their mean, "
+    "their largest or their sum; the logarithm alone; the size or the root in the place of the square; least squares "
+    "after each cut. The logarithm times the saliency itself did as well here, and narrowed a layer of the keyword "
+    "spotter from 96 channels to 4. A floor of 6 channels under the plain sum did almost as well, over two seeds."
 )
 NOTES = {
     "adjustment": "BatchNorm's running statistics take no part in training, so that after some epochs a network whose "
