@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.graph.names import free_name, node_names, value_names
+from onnxprune.graph.names import all_names, free_name
 from onnxprune.graph.rules import Mended
 
 
@@ -126,7 +126,7 @@ class Mender:
 
     @cached_property
     def _taken(self) -> set[str]:
-        return value_names(self.graph) | node_names(self.graph)
+        return all_names(self.graph)
 
     def _free(self, wanted: str) -> str:
         name = free_name(wanted, self._taken)

@@ -15,16 +15,23 @@ def free_name(wanted: str, taken: "set[str] | ir.Graph") -> str:
 
 def value_names(graph: ir.Graph) -> set[str]:
     """The names of all values of a graph, those in subgraphs too."""
+    return _names(graph, of_nodes=False)
+
+
+def all_names(graph: ir.Graph) -> set[str]:
+    """The names of all values and all nodes of a graph, those in subgraphs too."""
+    return _names(graph, of_nodes=True)
+
+
+def _names(graph: ir.Graph, *, of_nodes: bool) -> set[str]:
     names = {value.name or "" for value in [*graph.inputs, *graph.initializers.values()]}
-    for node in ir.traversal.RecursiveGraphIterator(graph):
+    for node in graph:
         names.update([value.name or "" for value in node.outputs])
+        if of_nodes:
+            names.add(node.name or "")
         for attribute in node.attributes.data.values():
             if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
                 bodies = [attribute.value] if attribute.type == ir.AttributeType.GRAPH else attribute.value
-                names.update([v.name or "" for body in bodies for v in (*body.inputs, *body.initializers.values())])
+                for body in bodies:
+                    names |= _names(body, of_nodes=of_nodes)
     return names
-
-
-def node_names(graph: ir.Graph) -> set[str]:
-    """The names of all nodes of a graph, those in subgraphs too."""
-    return {node.name or "" for node in ir.traversal.RecursiveGraphIterator(graph)}

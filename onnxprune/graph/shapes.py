@@ -86,7 +86,7 @@ class Prober:
         self._needs_values = False
         inputs = [v for v in _real_inputs(model.graph) if v.shape is not None and len(v.shape)]
         self._batches = {_symbol(value, 0, value.shape[0]) for value in inputs}
-        self._first, _ = next(self._assignments(0))  # what the first probe takes
+        self._taken: dict[str, int] = {}  # what the first probe took
 
     def probe(self, number: int = 0) -> Shapes:
         """Shapes under the first (0) or second (1) assignment of primes to symbolic sizes.
@@ -103,7 +103,7 @@ class Prober:
             if not any(0 in found.shape_of.get(out, ()) for out in self._made):
                 self._scales = self._scales[self._scales.index(scale) :]  # the next probe needn't try smaller ones
                 if not number:
-                    self._first = primes
+                    self._taken = primes
                 return found
             emptied = emptied or found
         if emptied is not None:
@@ -128,6 +128,7 @@ class Prober:
         where the first has shown a scale that fits.
         """
         lengths = set(self.names) - self._batches
+        first = (self._taken or next(self._assignments(0))[0]) if number else {}
         may_be_shorter = number or not any(
             value.dtype is None or value.dtype.is_floating_point()
             for value in _real_inputs(self.model.graph)
@@ -141,8 +142,7 @@ class Prober:
             primes: dict[str, int] = {}
             for name in self.names:
                 start = (SECOND_FROM if number else BATCH_FROM) if name in self._batches else least
-                taken = [*primes.values(), *(self._first.values() if number else ())]
-                primes[name] = self._free_prime(start, taken, self._first[name] if number else None)
+                primes[name] = self._free_prime(start, [*primes.values(), *first.values()], first.get(name))
             yield primes, scale
 
     def _scaled(self, primes: Mapping[str, int], scale: int) -> dict[str, int]:
@@ -224,7 +224,7 @@ class Prober:
         candidates = [p for p in PRIMES if p >= least and p not in taken]
         if not candidates:  # hundreds of symbolic sizes
             return PRIMES[-1] + len(taken)
-        free = (p for p in candidates if not any(size % p == 0 for size in self._fixed))
+        free = (p for p in candidates if self._fixed % p)
         if other is None:
             return next(free, candidates[0])
         first = next(free, candidates[0])
@@ -233,15 +233,17 @@ class Prober:
         return next(far, first)
 
     @cached_property
-    def _fixed(self) -> set[int]:
-        """All sizes but 0 that the model fixes, and its small constants."""
+    def _fixed(self) -> int:
+        """The product of all sizes but 0 that the model fixes, and of its small constants."""
         fixed: set[int] = set()
-        for value in [*self.model.graph.inputs, *self.model.graph.initializers.values()]:
+        for value in self.model.graph.inputs:
             fixed.update([d for d in value.shape or () if isinstance(d, int)])
+        for shape in self._skeleton.stored.values():
+            fixed.update(shape)
         for array in self.constants.values():
             if array.dtype.kind in "iu" and array.size <= 16:
                 fixed.update([abs(v) for v in array.ravel().tolist()])
-        return fixed - {0}
+        return math.prod(fixed - {0})
 
 
 def _concrete(tensor_type: onnx.TypeProto.Tensor) -> tuple[int, ...] | None:
@@ -312,50 +314,54 @@ class _Skeleton:
                 proto.name = value.name
                 graph.initializer.append(proto)
             elif value not in model.graph.inputs:
-                graph.input.append(_value_info(value, shape, tensor.dtype))
-        graph.node.extend(_serialized(node) for node in model.graph)
+                _describe(graph.input.add(), value, shape, tensor.dtype)
+        for node in model.graph:
+            _serialize(graph.node.add(), node)
 
     def with_sizes(self, sizes: Mapping[str, int]) -> onnx.ModelProto:
         """A copy, with concrete inputs."""
         proto = onnx.ModelProto()
         proto.CopyFrom(self._proto)
         model, graph = self._model, proto.graph
-        graph.input.extend(_value_info(value, _substitute(value, sizes), value.dtype) for value in model.graph.inputs)
+        for value in model.graph.inputs:
+            _describe(graph.input.add(), value, _substitute(value, sizes), value.dtype)
         for node in model.graph:
             if node.domain or node.op_type in UNKNOWN:  # what the file says of operators that inference doesn't know
-                said = [value for value in node.outputs if value.shape is not None]
-                graph.value_info.extend(_value_info(value, _substitute(value, sizes), value.dtype) for value in said)
+                for value in [value for value in node.outputs if value.shape is not None]:
+                    _describe(graph.value_info.add(), value, _substitute(value, sizes), value.dtype)
         for value in model.graph.outputs:
             known = _substitute(value, sizes) if value.producer() is None else None
-            graph.output.append(_value_info(value, known, value.dtype))
+            _describe(graph.output.add(), value, known, value.dtype)
         return proto
 
 
-def _serialized(node: ir.Node) -> onnx.NodeProto:
-    """A node as inference reads it: without the metadata, which exporters write pages of."""
+def _serialize(proto: onnx.NodeProto, node: ir.Node) -> None:
+    """Write a node as inference reads it: without the metadata, which exporters write pages of."""
     inputs = [value.name if value is not None else "" for value in node.inputs]
     outputs = [value.name or "" for value in node.outputs]
     if node.op_type in KEEPS_SHAPE and not node.domain:
-        return onnx.NodeProto(op_type="Identity", input=inputs[:1], output=outputs[:1])
+        proto.op_type = "Identity"
+        proto.input.extend(inputs[:1])
+        proto.output.extend(outputs[:1])
+        return
     while outputs and not outputs[-1]:
         outputs.pop()
-    return onnx.NodeProto(
-        op_type=node.op_type,
-        domain=node.domain,
-        overload=node.overload,
-        name=node.name,
-        input=inputs,
-        output=outputs,
-        attribute=[ir.serde.serialize_attribute(found) for found in node.attributes.values()],
-    )
+    proto.op_type, proto.domain, proto.overload, proto.name = node.op_type, node.domain, node.overload, node.name or ""
+    proto.input.extend(inputs)
+    proto.output.extend(outputs)
+    for found in node.attributes.data.values():
+        ir.serde.serialize_attribute_into(proto.attribute.add(), found)
 
 
-def _value_info(value: ir.Value, shape: tuple[int, ...] | None, dtype: ir.DataType | None) -> onnx.ValueInfoProto:
-    info = onnx.ValueInfoProto(name=value.name)
+def _describe(
+    info: onnx.ValueInfoProto, value: ir.Value, shape: tuple[int, ...] | None, dtype: ir.DataType | None
+) -> None:
+    """Write a value's name, type and shape, as far as they are known."""
+    info.name = value.name or ""
     if dtype is not None:
-        info.type.tensor_type.elem_type = int(dtype)
+        tensor_type = info.type.tensor_type
+        tensor_type.elem_type = int(dtype)
         if shape is not None:
-            info.type.tensor_type.shape.SetInParent()
+            tensor_type.shape.SetInParent()
             for size in shape:
-                info.type.tensor_type.shape.dim.add().dim_value = size
-    return info
+                tensor_type.shape.dim.add(dim_value=size)

@@ -200,10 +200,10 @@ class _Walk:
             start = self.ledger.marks()
             with fits_together(node):
                 result = _as_list(function(op), len(outputs))
-            self._pin_ignored(op, result, self.ledger.mentioned(start))
-        for value, tensor, found in zip(node.outputs, outputs, result, strict=True):
-            self.facets[value] = found
-            with fits_together(node):
+                self._pin_ignored(op, result, self.ledger.mentioned(start))
+        with fits_together(node):
+            for value, tensor, found in zip(node.outputs, outputs, result, strict=True):
+                self.facets[value] = found
                 _check(op, tensor, found)
 
     def _pin_ignored(self, op: Op, result: list[Facets], mentioned: list[np.ndarray]) -> None:
@@ -225,9 +225,11 @@ class _Walk:
             self.flows[labels] = False
 
     def _tensor(self, value: ir.Value) -> Tensor:
-        shape = self.trace.shape_of.get(value)
-        trace = self.trace
-        return Tensor(value.name or "", shape, self.facets.get(value, ()), trace.static(value), trace.elements(value))
+        trace, name = self.trace, value.name or ""
+        shape, facets = trace.shape_of.get(value), self.facets.get(value, ())
+        if value not in trace.values:  # most: no shape arithmetic
+            return Tensor(name, shape, facets)
+        return Tensor(name, shape, facets, trace.static(value), trace.elements(value))
 
     def _opset(self, node: ir.Node) -> int:
         return self.trace.model.ir.graph.opset_imports.get(node.domain, 1)

@@ -100,11 +100,10 @@ class Channels:
         sets = self._legal()
         sizes = sets.sums(self._sizes)
         several = np.flatnonzero(sets.lengths > 1)
-        of_several = sets.chosen(several)
         sizes[several] = 0
+        counter = weighing.Counter(sets.chosen(several), self.count)
         for name, facets in self.parameters() if len(several) else ():
-            if facets:
-                sizes[several] += weighing.count(of_several, self.shape(name), [self.named(f) for f in facets])
+            sizes[several] += counter.deleted(self.shape(name), [self.named(f) for f in facets])
         chosen = np.flatnonzero(sizes >= 0.5)
         sets = sets.chosen(chosen)
         restated = np.zeros(self.count, bool)

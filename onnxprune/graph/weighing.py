@@ -98,16 +98,42 @@ class Sets:
         return np.logical_and.reduceat(flags[self.flat], self.starts) if len(self) else np.zeros(0, bool)
 
 
-def count(sets: Sets, shape: tuple[int, ...], named: Sequence[np.ndarray]) -> np.ndarray:
-    """How many of a tensor's elements each set deletes: float [set]. `named` are its facets as channels."""
-    channels = max(int(array.max(initial=0)) for array in [sets.flat, *named]) + 1
-    shares = [sets.sums(np.bincount(facet.ravel(), minlength=channels)) / facet.size for facet in named]
-    axes = [axis for facet in named for axis in spans(facet)]
-    size = float(math.prod(shape))
-    found = size * (1 - math.prod([1 - share for share in shares]))
-    if len(set(axes)) < len(axes):  # facets that share an axis aren't independent
-        for number in np.flatnonzero(np.sum([share > 0 for share in shares], axis=0) > 1).tolist():
-            flags = np.zeros(channels, bool)
-            flags[sets[number]] = True
-            found[number] = size * any_flagged(flags, named).mean()
-    return found
+class Counter:
+    """How many elements of tensors each of some sets deletes; `count` is the number of channels."""
+
+    def __init__(self, sets: Sets, count: int):
+        self._sets, self._channels = sets, count
+        self._set_of = np.full(count, len(sets))  # of a channel that no set holds: one more than there are
+        self._set_of[sets.flat] = np.repeat(np.arange(len(sets)), sets.lengths)
+        self._held = self._set_of < len(sets)
+        self._disjoint = len(sets.flat) == np.count_nonzero(self._held)
+
+    def deleted(self, shape: tuple[int, ...], named: Sequence[np.ndarray]) -> np.ndarray | float:
+        """Of a tensor with these facets, as channels: float [set]; one 0 where the sets don't reach it."""
+        reached = [facet for facet in named if self._held[facet].any()]
+        if not reached:
+            return 0.0
+        size = float(math.prod(shape))
+        axes = [axis for facet in reached for axis in spans(facet)]
+        if len(set(axes)) == len(axes):  # independent
+            return size * (1 - math.prod([1 - self._share(facet) for facet in reached]))
+        if self._disjoint and len(reached) == 2:
+            a, b = np.broadcast_arrays(*(self._set_of[facet] for facet in reached))
+            return size * (self._tally(a) + self._tally(b) - self._tally(a[a == b])) / a.size
+        found = np.zeros(len(self._sets))
+        flags = np.zeros(self._channels, bool)
+        for number in range(len(self._sets)):
+            flags[self._sets[number]] = True
+            found[number] = size * any_flagged(flags, reached).mean()
+            flags[self._sets[number]] = False
+        return found
+
+    def _share(self, facet: np.ndarray) -> np.ndarray:
+        """Which fraction of a facet each set holds."""
+        if self._disjoint:
+            return self._tally(self._set_of[facet]) / facet.size
+        return self._sets.sums(np.bincount(facet.ravel(), minlength=self._channels)) / facet.size
+
+    def _tally(self, numbers: np.ndarray) -> np.ndarray:
+        """How often each set's number comes up."""
+        return np.bincount(numbers.ravel(), minlength=len(self._sets) + 1)[:-1]

@@ -15,7 +15,7 @@ from onnxprune.graph.exact.products import CONVOLUTIONS
 from onnxprune.graph.exact.readings import Reading
 from onnxprune.graph.exact.step import WIDENED, holds_weights
 from onnxprune.graph.model import Model
-from onnxprune.graph.names import free_name, node_names
+from onnxprune.graph.names import all_names, free_name
 from onnxprune.graph.units import Channels
 
 #: Halves round coarsely: a sum that its type can't hold this closely, of the largest beside it, isn't written down.
@@ -197,7 +197,7 @@ def _add_behind(graph: ir.Graph, node: ir.Node, shift: np.ndarray) -> None:
                 return
     dtype = _dtype(node)
     vector = new_initializer(graph, f"{node.name}.bias", shift.astype(dtype.numpy()), dtype)
-    add = ir.Node("", "Add", [out, vector], name=free_name(f"{node.name}.add", node_names(graph)))
+    add = ir.Node("", "Add", [out, vector], name=free_name(f"{node.name}.add", all_names(graph)))
     add.outputs[0].type, add.outputs[0].shape = out.type, out.shape
     is_output = out.is_graph_output()
     out.replace_all_uses_with(add.outputs[0], replace_graph_outputs=is_output)

@@ -11,6 +11,7 @@ to it, tells what a constant input (a Reshape's target, a Split's sizes) must be
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
 import onnx_ir as ir
@@ -181,6 +182,7 @@ class Op:
         return None
 
 
+@lru_cache(maxsize=2**14)
 def _meet(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
     """Whether two facets, by the axes that they speak about, share one."""
     return not set(a).isdisjoint(b)
