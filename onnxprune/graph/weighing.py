@@ -102,11 +102,15 @@ class Counter:
     """How many elements of tensors each of some sets deletes; `count` is the number of channels."""
 
     def __init__(self, sets: Sets, count: int):
-        self._sets, self._channels = sets, count
-        self._set_of = np.full(count, len(sets))  # of a channel that no set holds: one more than there are
-        self._set_of[sets.flat] = np.repeat(np.arange(len(sets)), sets.lengths)
-        self._held = self._set_of < len(sets)
-        self._disjoint = len(sets.flat) == np.count_nonzero(self._held)
+        self._sets, self._count = sets, count
+        number = np.repeat(np.arange(len(sets)), sets.lengths)
+        self._held = np.zeros(count, bool)
+        self._held[sets.flat] = True
+        holders = np.bincount(sets.flat, minlength=count)
+        order = np.argsort(sets.flat, kind="stable")
+        nth = np.arange(len(order)) - np.repeat(np.cumsum(holders) - holders, holders)
+        self._holders = np.full((int(holders.max(initial=0)), count), -1)  # [nth, channel]: the nth set that holds it
+        self._holders[nth, sets.flat[order]] = number[order]
 
     def deleted(self, shape: tuple[int, ...], named: Sequence[np.ndarray]) -> np.ndarray | float:
         """Of a tensor with these facets, as channels: float [set]; one 0 where the sets don't reach it."""
@@ -114,26 +118,27 @@ class Counter:
         if not reached:
             return 0.0
         size = float(math.prod(shape))
+        shares = [self._sets.sums(np.bincount(facet.ravel(), minlength=self._count)) / facet.size for facet in reached]
         axes = [axis for facet in reached for axis in spans(facet)]
         if len(set(axes)) == len(axes):  # independent
-            return size * (1 - math.prod([1 - self._share(facet) for facet in reached]))
-        if self._disjoint and len(reached) == 2:
-            a, b = np.broadcast_arrays(*(self._set_of[facet] for facet in reached))
-            return size * (self._tally(a) + self._tally(b) - self._tally(a[a == b])) / a.size
-        found = np.zeros(len(self._sets))
-        flags = np.zeros(self._channels, bool)
-        for number in range(len(self._sets)):
+            return size * (1 - math.prod([1 - share for share in shares]))
+        if len(reached) == 2:
+            return size * (shares[0] + shares[1] - self._share_of_both(*reached))
+        found = size * (1 - math.prod([1 - share for share in shares]))
+        flags = np.zeros(self._count, bool)
+        for number in np.flatnonzero(np.sum([share > 0 for share in shares], axis=0) > 1).tolist():
             flags[self._sets[number]] = True
             found[number] = size * any_flagged(flags, reached).mean()
             flags[self._sets[number]] = False
         return found
 
-    def _share(self, facet: np.ndarray) -> np.ndarray:
-        """Which fraction of a facet each set holds."""
-        if self._disjoint:
-            return self._tally(self._set_of[facet]) / facet.size
-        return self._sets.sums(np.bincount(facet.ravel(), minlength=self._channels)) / facet.size
-
-    def _tally(self, numbers: np.ndarray) -> np.ndarray:
-        """How often each set's number comes up."""
-        return np.bincount(numbers.ravel(), minlength=len(self._sets) + 1)[:-1]
+    def _share_of_both(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """Of the places where two facets meet, the fraction in which each set holds both channels."""
+        one, other = np.broadcast_arrays(one, other)
+        both = self._held[one] & self._held[other]
+        ones, others = self._holders[:, one[both]], self._holders[:, other[both]]
+        found = np.zeros(len(self._sets))
+        for a in ones:
+            for b in others:
+                found += np.bincount(a[(a == b) & (a >= 0)], minlength=len(self._sets))
+        return found / one.size

@@ -8,7 +8,7 @@ from onnxprune.graph.mask import mask
 from onnxprune.graph.model import load
 from onnxprune.graph.remove import remove
 from onnxprune.graph.units import trace
-from onnxprune.graph.weighing import Sets, count
+from onnxprune.graph.weighing import Counter, Sets
 
 IMAGE = {"x": "N,3,8,8"}
 
@@ -168,13 +168,22 @@ def test_two_layers_that_share_an_initializer_by_accident(oracle):
     assert [n for n in smaller.ir.graph.initializers if n.startswith("s")] == ["s"] and not smaller.copies
 
 
-def test_channels_beyond_all_sets_are_no_member_of_any():
+def test_each_element_that_a_set_deletes_counts_once():
     """A matrix [3, 2] whose rows are the channels 1, 5 and 2, its columns 1 and 2: {1, 2} has all 6 elements."""
-    rows, columns = np.array([[1], [5], [2]]), np.array([[1, 2]])
+    rows, columns, others = np.array([[1], [5], [2]]), np.array([[1, 2]]), np.array([[3, 1]])
     grid = np.array([[1, 3], [3, 1], [2, 5]])
-    sets = Sets.side_by_side([np.array([1, 2]), np.array([9])])
-    for named, deleted in (([rows, columns], 6), ([columns, rows], 6), ([rows, grid], 5), ([grid], 3), ([rows], 4)):
-        assert count(sets, (3, 2), named).round(9).tolist() == [deleted, 0]
+    counter = Counter(Sets.side_by_side([np.array([1, 2]), np.array([9]), np.array([2]), np.array([1, 3])]), 10)
+    cases = [
+        ([rows, columns], [6, 0, 4, 4]),
+        ([columns, rows], [6, 0, 4, 4]),
+        ([rows, grid], [5, 0, 2, 4]),
+        ([rows, others, grid], [5, 0, 2, 6]),
+        ([grid], [3, 0, 1, 4]),
+        ([rows], [4, 0, 2, 2]),
+    ]
+    for named, deleted in cases:
+        assert np.round(counter.deleted((3, 2), named), 9).tolist() == deleted
+    assert counter.deleted((3, 2), [np.array([[5], [6], [7]])]) == 0.0
 
 
 def test_a_set_counts_a_weight_once_whose_channel_is_read_and_written(oracle):
