@@ -1,5 +1,6 @@
 """What may be deleted: links hold, grids stay rectangular, and no axis is emptied. Asked of many sets at once."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -34,6 +35,8 @@ class Legality:
         #: The name of each link; `self._rows` are its members.
         self.names = np.array([name for name, _ in distinct.values()], np.int64)
         rows = [row for _, row in distinct.values()]
+        #: Names of which no two have a row in common: with one, all go that do.
+        self.representatives = _unrelated(self.names.tolist(), rows)
         self._rows = Sets.side_by_side(rows)
         self._rows_with, self._rows_named = _holders(rows, count), _holders(self.names[:, None], count)
         self._axis_sizes = np.array([len(axis) for axis in axes], np.int64)
@@ -125,6 +128,20 @@ class Legality:
                 bad.append(n)
             deleted[members] = False
         return np.unique(np.concatenate([empties, ragged, np.array(bad, np.int64)]))
+
+
+def _unrelated(names: Sequence[int], rows: Sequence[np.ndarray]) -> list[int]:
+    """Names, in their order, without those that have a row in common with an earlier one."""
+    rows_of: dict[int, list[bytes]] = defaultdict(list)
+    for name, row in zip(names, rows, strict=True):
+        rows_of[name].append(row.tobytes())
+    found: list[int] = []
+    seen: set[bytes] = set()
+    for name, held in rows_of.items():
+        if seen.isdisjoint(held):
+            found.append(name)
+        seen.update(held)
+    return found
 
 
 def _sets(rows: np.ndarray) -> list[np.ndarray]:

@@ -130,8 +130,8 @@ class Channels:
                 evenly.append(np.sort(alike.sets[~pinned[alike.sets].any(axis=1)], axis=1))
             else:
                 others += list(alike.sets)
-        rows = list(dict.fromkeys(self._legality.names.tolist()))
-        candidates = weighing.Sets.side_by_side([*others, *np.array(rows, np.int64)[:, None]])
+        rows = np.array(self._legality.representatives, np.int64)
+        candidates = weighing.Sets.side_by_side([*others, *rows[:, None]])
         numbers, closed = self._legality.legal(candidates, pinned)
         is_row = numbers >= len(others)
         by_place = weighing.Sets.of(evenly) + weighing.Sets.side_by_side([closed[i] for i in np.flatnonzero(~is_row)])

@@ -73,3 +73,5 @@ def test_the_same_as_one_set_after_another(model):
         if is_legal(whole, grids, axes, pinned):
             expected.setdefault(tuple(sorted(whole)), number)
     assert dict(zip(map(tuple, (f.tolist() for f in found)), numbers.tolist(), strict=True)) == expected
+    by_one = [closed({name}, links) for name in legality.representatives]
+    assert all(closed({name}, links) in by_one for name, _ in links)
