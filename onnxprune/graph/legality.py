@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from onnxprune.graph.grids import Grid, crossings
+from onnxprune.graph.labels import pieces
 from onnxprune.graph.weighing import Sets
 
 #: How many sets are looked at together: so many that they take no more than this many bytes for each table.
@@ -96,7 +97,7 @@ class Legality:
             return
         number, channel = (np.concatenate([pair[i] for pair in held]) for i in range(2))
         order = np.lexsort((channel, number))
-        members = np.split(channel[order], np.cumsum(np.bincount(number, minlength=len(sets)))[:-1])
+        members = pieces(channel[order], np.bincount(number, minlength=len(sets)))
         for n in np.flatnonzero(may_go).tolist():
             yield n, members[n]
 

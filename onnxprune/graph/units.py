@@ -163,10 +163,12 @@ class Channels:
 
     def emptied(self, deleted: np.ndarray) -> tuple[str, int] | None:
         """(tensor, axis) that the deletion would leave without elements."""
-        for name, shape_axes, named in self._axes:
-            if deleted[named].all():
-                return name, shape_axes
-        return None
+        whole = np.flatnonzero(self._axis_sets.all(deleted))
+        return self._axes[int(whole[0])][:2] if len(whole) else None
+
+    @cached_property
+    def _axis_sets(self) -> weighing.Sets:
+        return weighing.Sets.side_by_side(self.axes)
 
     @property
     def axes(self) -> list[np.ndarray]:

@@ -140,11 +140,12 @@ class Op:
         the result; `ghost` gives what a deleted slice of it holds, from what it holds in each operand.
         """
         spans_of = [[spans(found) for found in operand.facets] for operand in operands]
+        longer = [longer_axes(operand.shape) for operand in operands]
         named: set[int] = set()  # facets that name the rows of a finer one, which speaks for them from here on
         for i, a in enumerate(operands):
             for found, axes in zip(a.facets, spans_of[i], strict=True):
                 for j, b in enumerate(operands):
-                    if i == j or not _meet(longer_axes(b.shape), axes):
+                    if i == j or not _meet(longer[j], axes):
                         continue
                     partners = [g for g, of_g in zip(b.facets, spans_of[j], strict=True) if _meet(of_g, axes)]
                     if not partners:
