@@ -24,7 +24,7 @@ def contract(op: Op, operands: Sequence[tuple[Tensor, str]], out: str) -> Facets
     Of a grid that is summed along its rows (a head's dimensions) the rows are left, by new labels of their own. A
     letter that is summed is exact where a deleted place holds 0, in one of the operands at least.
     """
-    letters = "".join(dict.fromkeys([letter for _, axes in operands for letter in axes]))
+    letters = _joined(tuple([axes for _, axes in operands]))
     met = op.meet([_lay_out(tensor, axes, letters) for tensor, axes in operands], product)
     result: list[Facet] = []
     for found in met:
@@ -49,6 +49,12 @@ def contract(op: Op, operands: Sequence[tuple[Tensor, str]], out: str) -> Facets
     return tuple(result)
 
 
+@lru_cache(maxsize=1024)
+def _joined(terms: tuple[str, ...]) -> str:
+    """The letters of all terms, each once."""
+    return "".join(dict.fromkeys("".join(terms)))
+
+
 def _lay_out(tensor: Tensor, axes: str, letters: str) -> Tensor:
     _, places = _moves(axes, letters)
     shape = tuple([1 if place is None else tensor.shape[place] for place in places])
@@ -58,7 +64,7 @@ def _lay_out(tensor: Tensor, axes: str, letters: str) -> Tensor:
 def _rearrange(facet: Facet, axes: str, letters: str) -> Facet:
     order, places = _moves(axes, letters)
     shape = [1 if place is None else facet.shape[place] for place in places]
-    return facet.transpose(order).reshape(shape)
+    return facet.reshape(shape) if len(spans(facet)) < 2 else facet.transpose(order).reshape(shape)
 
 
 @lru_cache(maxsize=1024)
@@ -97,8 +103,11 @@ def _convolution(op: Op, weight_out: int) -> Facets:
     return add_bias(op, out, op.input(2))
 
 
+_NONE = np.empty(0, np.int64)
+
+
 def _labels(facets: Facets) -> np.ndarray:
-    return np.concatenate([f.ravel() for f in facets]) if facets else np.empty(0, np.int64)
+    return facets[0].ravel() if len(facets) == 1 else np.concatenate([*(f.ravel() for f in facets), _NONE])
 
 
 def _single_places(op: Op) -> tuple[int, ...]:

@@ -38,7 +38,7 @@ class Tensor:
 
     def facing(self, axis: int) -> Facets:
         """The facets that speak about `axis`."""
-        return tuple(f for f in self.facets if f.shape[axis] > 1)
+        return tuple([f for f in self.facets if f.shape[axis] > 1])
 
     def view(self, shape: tuple[int, ...], facets: Facets) -> "Tensor":
         return Tensor(self.name, shape, facets, self.data, self.elements)
