@@ -38,7 +38,7 @@ SHARE = 0.3
 #: Rounds of both tools in turn: as many as take no more than these CPU seconds, within these bounds.
 LEAST_ROUNDS, MOST_ROUNDS, ROUNDS_SECONDS = 3, 15, 4.0
 #: A network that takes longer or more memory, all rounds of both tools together, isn't compared.
-LONGEST_SECONDS, MOST_BYTES = 300, 12 * 10**9
+LONGEST_SECONDS, MOST_BYTES = 120, 10**10
 PARTS = ("peers", "growth", "memory")
 EVERY = "timm/*,transformers/*,own/*"
 #: Promises: half of the peer's time in the median, and never slower by more than a tenth or 30 ms.
