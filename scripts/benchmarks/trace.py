@@ -109,6 +109,8 @@ def compare(name: str, cache: Path) -> dict:
     weights = sum(value.const_value.size for value in load(exported.optimized).ir.graph.initializers.values())
     before = sum(p.numel() for p in subject.network.parameters())
     left = sum(p.numel() for p in module.parameters())
+    if left >= before:
+        raise RuntimeError("Torch-Pruning deletes nothing")
     return {"weights": weights, "ours": min(ours), "theirs": min(theirs), "they_leave": left / before}
 
 
