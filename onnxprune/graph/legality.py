@@ -36,7 +36,7 @@ class Legality:
         #: The name of each link; `self._rows` are its members.
         self.names = np.array([name for name, _ in distinct.values()], np.int64)
         rows = [row for _, row in distinct.values()]
-        #: Names of which no two have a row in common: with one, all go that do.
+        #: One of the names that have a row in common, of each such group: what goes with one goes with all.
         self.representatives = _unrelated(self.names.tolist(), rows)
         self._rows = Sets.side_by_side(rows)
         self._rows_with, self._rows_named = _holders(rows, count), _holders(self.names[:, None], count)
