@@ -235,9 +235,10 @@ def _child(function: Callable[..., dict], arguments: tuple, path: Path) -> None:
 
 
 def read(folder: Path, part: str) -> dict[str, dict]:
-    """{what: its result} of one part, in order of name."""
+    """{what, a network as timm/resnet: its result} of one part, in order of name."""
     return {
-        path.stem.removeprefix(f"{part}-"): json.loads(path.read_text()) for path in sorted(folder.glob(f"{part}-*"))
+        path.stem.removeprefix(f"{part}-").replace("-", "/", 1): json.loads(path.read_text())
+        for path in sorted(folder.glob(f"{part}-*"))
     }
 
 
