@@ -15,7 +15,8 @@ from itertools import combinations, permutations
 import numpy as np
 
 from onnxprune.graph.compact import box_sizes, is_box
-from onnxprune.graph.labels import Facet, compress, distinct_rows, pieces, spans, thinned
+from onnxprune.graph.labels import Facet, compress, distinct_rows, spans, thinned
+from onnxprune.graph.weighing import Sets
 
 #: A place of a grid that a coarser view leaves out of account.
 _NOBODY = -1
@@ -216,7 +217,7 @@ def _cells(grids: Sequence[Grid]) -> dict[Cell, np.ndarray]:
         alike = starts[lengths == length]
         rows = lies[alike[:, None] + np.arange(length)].reshape(len(alike), -1)
         first, which = distinct_rows(rows)
-        members = pieces(alike[np.argsort(which, kind="stable")], np.bincount(which))
+        members = Sets(alike[np.argsort(which, kind="stable")], np.bincount(which))
         for key, places in zip(rows[first].reshape(len(first), length, 3).tolist(), members, strict=True):
             cells[tuple((n, r, h) for n, r, h in key)] = names[order[places]]
     return cells

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from onnxprune.graph.grids import Grid, crossings
-from onnxprune.graph.labels import pieces
 from onnxprune.graph.weighing import Sets
 
 #: How many sets are looked at together: so many that they take no more than this many bytes for each table.
@@ -39,16 +38,16 @@ class Legality:
         #: One of the names that have a row in common, of each such group: what goes with one goes with all.
         self.representatives = _unrelated(self.names.tolist(), rows)
         self._rows = Sets.side_by_side(rows)
-        self._rows_with, self._rows_named = _holders(rows, count), _holders(self.names[:, None], count)
+        self._rows_with, self._rows_named = self._rows.holders(count), Sets.of([self.names[:, None]]).holders(count)
         self._axis_sizes = np.array([len(axis) for axis in axes], np.int64)
-        self._axes_of = _holders(axes, count)
+        self._axes_of = Sets.side_by_side(axes).holders(count)
         self._flat = [grid for grid in grids if grid.channels.ndim == 2]
         self._deep = [*(grid for grid in grids if grid.channels.ndim > 2), *crossings(grids)]
         of_grid = np.array([grid.channels.shape for grid in self._flat], np.int64).reshape(-1, 2)
         self._height, self._width = of_grid[:, 0], of_grid[:, 1]
         self._grid_of_row = np.repeat(np.arange(len(self._flat)), self._height)
-        self._rows_of = _holders([row for grid in self._flat for row in grid.channels], count)
-        self._deep_of = _holders([grid.channels.ravel() for grid in self._deep], count)
+        self._rows_of = Sets.side_by_side([row for grid in self._flat for row in grid.channels]).holders(count)
+        self._deep_of = Sets.side_by_side([grid.channels.ravel() for grid in self._deep]).holders(count)
 
     def legal(self, sets: Sets, pinned: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
         """(indices of sets, the smallest legal set around each), each legal set once.
@@ -97,7 +96,7 @@ class Legality:
             return
         number, channel = (np.concatenate([pair[i] for pair in held]) for i in range(2))
         order = np.lexsort((channel, number))
-        members = pieces(channel[order], np.bincount(number, minlength=len(sets)))
+        members = list(Sets(channel[order], np.bincount(number, minlength=len(sets))))
         for n in np.flatnonzero(may_go).tolist():
             yield n, members[n]
 
@@ -150,13 +149,6 @@ def _sets(rows: np.ndarray) -> list[np.ndarray]:
     ordered = np.sort(rows, axis=1)
     repeats = (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
     return [np.unique(row) if again else row for row, again in zip(ordered, repeats.tolist(), strict=True)]
-
-
-def _holders(sets: Sequence[np.ndarray], count: int) -> Sets:
-    """For each channel the numbers of the sets that hold it, as often as they do."""
-    members = np.concatenate([*sets, np.empty(0, np.int64)])
-    owners = np.repeat(np.arange(len(sets)), [len(s) for s in sets])
-    return Sets(owners[np.argsort(members, kind="stable")], np.bincount(members, minlength=count))
 
 
 def _hits(number: np.ndarray, met: Sets, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ strict shape inference runs once for the whole graph. A second probe with other 
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 
 import numpy as np
 import onnx
@@ -21,6 +21,7 @@ from onnxprune.graph.values import constants, evaluate
 
 #: Sizes for symbolic dimensions; those that divide a fixed size of the model are passed over.
 PRIMES = tuple(p for p in range(7, 1000) if all(p % d for d in range(2, p)))
+_ALL_PRIMES = math.prod(PRIMES)
 #: Where the primes begin: of a batch in the first probe, of other sizes, of all in the second. Behind strides and
 #: windows no size may come out as 1, nor as the same in both probes.
 BATCH_FROM, LENGTH_FROM, SECOND_FROM = 7, 61, 211
@@ -234,7 +235,7 @@ class Prober:
 
     @cached_property
     def _fixed(self) -> int:
-        """The product of all sizes but 0 that the model fixes, and of its small constants."""
+        """A product that those primes divide which divide a size, but 0, or a small constant that the model fixes."""
         fixed: set[int] = set()
         for value in self.model.graph.inputs:
             fixed.update([d for d in value.shape or () if isinstance(d, int)])
@@ -243,7 +244,7 @@ class Prober:
         for array in self.constants.values():
             if array.dtype.kind in "iu" and array.size <= 16:
                 fixed.update([abs(v) for v in array.ravel().tolist()])
-        return math.prod(fixed - {0})
+        return reduce(lambda product, size: product * size % _ALL_PRIMES, fixed - {0}, 1)  # of as many digits always
 
 
 def _concrete(tensor_type: onnx.TypeProto.Tensor) -> tuple[int, ...] | None:

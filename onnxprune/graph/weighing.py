@@ -1,7 +1,7 @@
 """Sums over the weights of channels and of sets of channels, each weight counted once."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -71,6 +71,10 @@ class Sets:
     def __getitem__(self, number: int) -> np.ndarray:
         return self.flat[self.starts[number] : self.starts[number] + self.lengths[number]]
 
+    def __iter__(self) -> Iterator[np.ndarray]:
+        starts = self.starts.tolist()
+        return (self.flat[a:b] for a, b in zip(starts, [*starts[1:], len(self.flat)], strict=True))
+
     def __add__(self, others: "Sets") -> "Sets":
         return Sets(np.concatenate([self.flat, others.flat]), np.concatenate([self.lengths, others.lengths]))
 
@@ -79,6 +83,11 @@ class Sets:
         lengths = self.lengths[numbers]
         within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         return Sets(self.flat[np.repeat(self.starts[numbers], lengths) + within], lengths)
+
+    def holders(self, count: int) -> "Sets":
+        """For each of `count` channels the numbers of the sets that hold it, as often as they do."""
+        number = np.repeat(np.arange(len(self)), self.lengths)
+        return Sets(number[np.argsort(self.flat, kind="stable")], np.bincount(self.flat, minlength=count))
 
     def members(self) -> list[tuple[int, ...]]:
         flat = self.flat.tolist()
@@ -103,18 +112,11 @@ class Counter:
 
     def __init__(self, sets: Sets, count: int):
         self._sets, self._count = sets, count
-        number = np.repeat(np.arange(len(sets)), sets.lengths)
-        self._held = np.zeros(count, bool)
-        self._held[sets.flat] = True
-        holders = np.bincount(sets.flat, minlength=count)
-        order = np.argsort(sets.flat, kind="stable")
-        nth = np.arange(len(order)) - np.repeat(np.cumsum(holders) - holders, holders)
-        self._holders = np.full((int(holders.max(initial=0)), count), -1)  # [nth, channel]: the nth set that holds it
-        self._holders[nth, sets.flat[order]] = number[order]
+        self._holders = sets.holders(count)
 
     def deleted(self, shape: tuple[int, ...], named: Sequence[np.ndarray]) -> np.ndarray | float:
         """Of a tensor with these facets, as channels: float [set]; one 0 where the sets don't reach it."""
-        reached = [facet for facet in named if self._held[facet].any()]
+        reached = [facet for facet in named if self._holders.lengths[facet].any()]
         if not reached:
             return 0.0
         size = float(math.prod(shape))
@@ -122,11 +124,11 @@ class Counter:
         axes = [axis for facet in reached for axis in spans(facet)]
         if len(set(axes)) == len(axes):  # independent
             return size * (1 - math.prod([1 - share for share in shares]))
-        if len(reached) == 2:
+        if len(reached) == 2 and math.prod(self._most_holders(facet) for facet in reached) < len(self._sets):
             return size * (shares[0] + shares[1] - self._share_of_both(*reached))
-        found = size * (1 - math.prod([1 - share for share in shares]))
+        found = np.zeros(len(self._sets))
         flags = np.zeros(self._count, bool)
-        for number in np.flatnonzero(np.sum([share > 0 for share in shares], axis=0) > 1).tolist():
+        for number in np.flatnonzero(np.sum(shares, axis=0)).tolist():
             flags[self._sets[number]] = True
             found[number] = size * any_flagged(flags, reached).mean()
             flags[self._sets[number]] = False
@@ -135,10 +137,22 @@ class Counter:
     def _share_of_both(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
         """Of the places where two facets meet, the fraction in which each set holds both channels."""
         one, other = np.broadcast_arrays(one, other)
-        both = self._held[one] & self._held[other]
-        ones, others = self._holders[:, one[both]], self._holders[:, other[both]]
+        both = (self._holders.lengths[one] > 0) & (self._holders.lengths[other] > 0)
+        ones, others = one[both], other[both]
         found = np.zeros(len(self._sets))
-        for a in ones:
-            for b in others:
+        for j in range(self._most_holders(others)):
+            b = self._nth_holder(others, j)
+            for i in range(self._most_holders(ones)):
+                a = self._nth_holder(ones, i)
                 found += np.bincount(a[(a == b) & (a >= 0)], minlength=len(self._sets))
         return found / one.size
+
+    def _most_holders(self, channels: np.ndarray) -> int:
+        return int(self._holders.lengths[channels].max(initial=0))
+
+    def _nth_holder(self, channels: np.ndarray, nth: int) -> np.ndarray:
+        """The number of the nth set that holds each channel, -1 where there are fewer."""
+        found = np.full(channels.shape, -1)
+        has = self._holders.lengths[channels] > nth
+        found[has] = self._holders.flat[self._holders.starts[channels[has]] + nth]
+        return found

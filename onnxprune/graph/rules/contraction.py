@@ -103,11 +103,8 @@ def _convolution(op: Op, weight_out: int) -> Facets:
     return add_bias(op, out, op.input(2))
 
 
-_NONE = np.empty(0, np.int64)
-
-
 def _labels(facets: Facets) -> np.ndarray:
-    return facets[0].ravel() if len(facets) == 1 else np.concatenate([*(f.ravel() for f in facets), _NONE])
+    return np.concatenate([f.ravel() for f in facets]) if facets else np.empty(0, np.int64)
 
 
 def _single_places(op: Op) -> tuple[int, ...]:
